@@ -1,0 +1,53 @@
+# clovenet: `make demo` shows it, `make test` checks it. Both do all the set-up they need.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export CLOVE_MODELS ?= $(CURDIR)/.models
+SOURCES := crypto overlay verify node tests benchmarks deploy docs
+
+.PHONY: demo test test-integration check format setup model clean help system
+help:
+	@echo "make demo    bring up a local network, ask a question, see what happened"
+	@echo "make test    set up and run all tests"
+	@echo "make check   format, lint, types, architecture, unit tests"
+	@echo "make bench-NAME   one benchmark of benchmarks/ (for example bench-dispersal)"
+
+system:
+	@deploy/check-system.sh $(PYTHON)
+
+$(STAMP): pyproject.toml requirements.lock | system
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing packages (a few minutes the first time) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(STAMP)
+
+model: $(STAMP)
+	@$(BIN)/clove models pull smollm2-135m --if-missing
+
+demo: model
+	@$(BIN)/clove demo
+
+test: model
+	@$(BIN)/python -m pytest tests/unit tests/simulation -q -n 2
+	@$(BIN)/python -m pytest tests/integration -q
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest tests/unit -q -n 2
+
+format: $(STAMP)
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+bench-%: model
+	@$(BIN)/python benchmarks/$(subst -,_,$*).py $(ARGS)
+
+clean:
+	rm -rf .venv .models dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

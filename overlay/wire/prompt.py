@@ -1,0 +1,69 @@
+"""What a client asks of a model node: the message M that cloves carry, as values."""
+
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+from crypto.identity import NodeId
+
+ModelId = NewType("ModelId", str)
+"""Hash of what decides a model's output: weights, tokenizer, chat template. `m-` and 40 hex digits."""
+
+MAX_TOP_K = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSpec:
+    """How tokens are drawn. Temperature 0 is plain argmax.
+
+    top_k is 1..64: noise is keyed by token id and drawn for these candidates only.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    top_k: int = MAX_TOP_K
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation; role is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is asked: a conversation or, for plain completion, a text; exactly one of the two is given.
+
+    nonce: 32 bytes, keys the sampler's noise. model: a model id or an alias.
+    """
+
+    model: str
+    messages: tuple[ChatMessage, ...] = ()
+    text: str | None = None
+    sampler: SamplerSpec
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPath:
+    """Where answer cells of one path go: its proxy and the token by which that proxy finds the circuit."""
+
+    proxy: NodeId
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptMessage:
+    """M, the whole request as the model node reads it. response_secret and blinding are 32 bytes."""
+
+    prompt: Prompt
+    expires_unix: int
+    response_secret: bytes
+    blinding: bytes
+    paths: tuple[ReplyPath, ...]
+    k: int
+    forward: Literal["none", "group"] = "none"
+    cache: Literal["none", "session", "public"] = "session"
