@@ -1,0 +1,64 @@
+"""Every bound on what a peer may make us hold or do, in one place.
+
+Each bound has a written answer to "what when full": it stands beside the bound.
+"""
+
+# --- cells ----------------------------------------------------------------------------------------
+CELL_BYTES = 1024
+CELL_HEADER_BYTES = 8
+CELL_BODY_BYTES = CELL_BYTES - CELL_HEADER_BYTES
+
+# --- contents of relay cells ----------------------------------------------------------------------
+OUTBOUND_CONTENT_BYTES = 968
+INBOUND_CONTENT_BYTES = 1000
+CONTENT_HEADER_BYTES = 4
+MESSAGE_BYTES = 8
+PING_BYTES = 8
+ANSWER_CELL_BYTES = 984
+RESPONSE_BYTES = MESSAGE_BYTES + ANSWER_CELL_BYTES
+
+NODE_ID_BYTES = 32
+FRAGMENT_HEADER_BYTES = MESSAGE_BYTES + 2 + 2
+NEXT_FRAGMENT_BYTES = OUTBOUND_CONTENT_BYTES - CONTENT_HEADER_BYTES - FRAGMENT_HEADER_BYTES
+FIRST_FRAGMENT_BYTES = NEXT_FRAGMENT_BYTES - NODE_ID_BYTES
+MAX_CLOVE_FRAGMENTS = 640
+"""A fragment that claims a longer clove is malformed."""
+MAX_CLOVE_BYTES = FIRST_FRAGMENT_BYTES + (MAX_CLOVE_FRAGMENTS - 1) * NEXT_FRAGMENT_BYTES
+"""A client refuses to send a longer sealed clove."""
+
+# --- circuits at a relay: over a limit, the BUILD is answered by DESTROY --------------------------
+MAX_CIRCUITS = 4096
+MAX_CIRCUITS_PER_NEIGHBOUR = 256
+BUILDS_PER_S = 50.0
+BUILD_BURST = 200
+MAX_RATED_NEIGHBOURS = 4096
+MAX_REPLAY_ENTRIES = 131_072
+REPLAY_GENERATION_S = 300.0
+"""A build record is accepted for five minutes at most (two either way and the current one)."""
+MAX_LIFETIME_S = 3600
+LIFETIME_GRACE_S = 5.0
+"""Relays outlive the lifetime asked for by this, so that the client's orderly close comes first."""
+RELAY_BUILD_TIMEOUT_S = 10.0
+RELAY_IDLE_TIMEOUT_S = 120.0
+
+# --- end-to-end flow control on a circuit ---------------------------------------------------------
+WINDOW_CELLS = 100
+ACK_CELLS = 50
+
+# --- at a proxy (the last hop) --------------------------------------------------------------------
+MAX_PARTIAL_CLOVES = 8
+"""Cloves half arrived on one circuit. Over it, the circuit is destroyed."""
+PARTIAL_CLOVE_TIMEOUT_S = 30.0
+"""An older partial clove is dropped; the circuit lives."""
+MAX_PARTIAL_BYTES = 64 * 1024 * 1024
+"""Bytes of partial cloves over all circuits. Over it, the clove is dropped and its client told."""
+MAX_REPLIES_PER_CIRCUIT = 64
+"""Messages that a circuit awaits answers for. Over it, the oldest is forgotten and its answers refused."""
+MAX_DESTINATIONS_PER_REPLY = 4
+"""Model nodes that one message was delivered to. Over it, the circuit is destroyed."""
+MAX_WAITING_ANSWERS = 128
+"""Answer cells held while the client's window is shut. Over it, the circuit is destroyed."""
+
+# --- at a client ----------------------------------------------------------------------------------
+MAX_WAITING_FRAGMENTS = 1280
+"""Clove cells held while the proxy's window is shut. Over it, `send_clove` refuses."""
