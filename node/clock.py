@@ -1,0 +1,42 @@
+"""The daemon's clocks: the one place that reads the time, so that everything else takes it as an argument."""
+
+import time
+from typing import Protocol
+
+import trio
+
+
+class Clock(Protocol):
+    """Monotonic time for deadlines, wall time for what leaves this machine."""
+
+    def now(self) -> float:
+        """Seconds on trio's clock; only differences mean something."""
+        ...
+
+    def unix_time(self) -> float:
+        """Seconds since 1970 by this machine's wall clock."""
+        ...
+
+
+class SystemClock:
+    """The real one. `now` needs a running trio loop and follows its autojump clock in simulations."""
+
+    __slots__ = ()
+
+    def now(self) -> float:
+        """Seconds on trio's clock."""
+        return trio.current_time()
+
+    def unix_time(self) -> float:
+        """Seconds since 1970."""
+        return unix_time()
+
+
+def unix_time() -> float:
+    """Wall time for code outside the daemon's loop: commands, the launcher."""
+    return time.time()  # noqa: TID251 -- this module is where it is wrapped
+
+
+def monotonic() -> float:
+    """Monotonic seconds for code outside the daemon's loop: commands, the launcher."""
+    return time.monotonic()  # noqa: TID251 -- this module is where it is wrapped
