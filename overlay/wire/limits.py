@@ -62,3 +62,35 @@ MAX_WAITING_ANSWERS = 128
 # --- at a client ----------------------------------------------------------------------------------
 MAX_WAITING_FRAGMENTS = 1280
 """Clove cells held while the proxy's window is shut. Over it, `send_clove` refuses."""
+
+# --- control frames: a longer or fuller one closes the link ---------------------------------------
+MAX_SEALED_BYTES = 320 * 1024
+"""One sealed clove."""
+MAX_CLOVE_FRAME_BYTES = MAX_SEALED_BYTES + 64
+"""Body of a CloveDelivered."""
+MAX_SMALL_FRAME_BYTES = 1100
+"""Body of a frame that carries no list and no clove; an answer cell is the longest."""
+MAX_REASON_BYTES = 200
+"""Text of a LinkClosing; our own is cut to it."""
+MAX_INDEX_ENTRIES = 4096
+"""Node ids in one DirectoryIndex."""
+MAX_WANTED_IDS = 1024
+"""Node ids in one DescriptorsWanted."""
+MAX_GIVEN_DESCRIPTORS = 64
+"""Descriptors in one DescriptorsGiven."""
+MAX_DESCRIPTOR_BYTES = 4096
+"""One encoded, signed descriptor."""
+MAX_GIVEN_FRAME_BYTES = MAX_GIVEN_DESCRIPTORS * (MAX_DESCRIPTOR_BYTES + 8) + 16
+"""Body of a DescriptorsGiven."""
+
+# --- links: `send_cell` and `send_message` say False when a queue is full -------------------------
+LINK_CIRCUIT_QUEUE_CELLS = 256
+"""Cells waiting on one link for one circuit. Over it, the circuit is destroyed."""
+LINK_QUEUE_CELLS = 8192
+"""Cells waiting on one link for all its circuits. Over it, the circuit that sent last is destroyed."""
+LINK_CONTROL_QUEUE_BYTES = 4 * 1024 * 1024
+"""Control frames waiting on one link. Over it, the message isn't taken."""
+MAX_LINKS = 1024
+"""Links of one node. Over it, dials fail and inbound connections are refused."""
+MAX_PENDING_ACCEPTS = 128
+"""Inbound connections that haven't greeted us yet. Over it, further ones are refused."""
