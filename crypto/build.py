@@ -44,7 +44,7 @@ _NO_NODE = bytes(NODE_ID_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A relay as the client needs to know it to build through it. difficulty: puzzle bits that it asks for."""
+    """A relay as the client needs to know it to build through it. difficulty: puzzle bits asked for."""
 
     node_id: NodeId
     onion_public: OnionPublicKey
