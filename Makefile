@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml requirements.lock | system
 	@echo "Installing packages (a few minutes the first time) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# libp2p brings trio-typing, whose stubs are older than trio's own types and would hide them from mypy.
+	@rm -rf $(VENV)/lib/python3*/site-packages/trio-stubs
 	@touch $@
 
 setup: $(STAMP)
