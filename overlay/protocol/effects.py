@@ -1,4 +1,4 @@
-"""What a machine of this room asks its driver to do. Imperative names; performed in order, after the call returns."""
+"""What a machine of this room asks its driver to do. Performed in order, after the call."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,10 @@ from overlay.wire.cells import Cell
 
 @dataclass(frozen=True, slots=True)
 class SendCell:
-    """Queue a cell on the link to `peer`. If that circuit's queue is full, call the machine's `send_failed`."""
+    """Queue a cell on the link to `peer`. If that circuit's queue is full, call the machine's `send_failed`.
+
+    A DESTROY always finds room: it takes the place of whatever its circuit had queued.
+    """
 
     peer: NodeId
     cell: Cell
@@ -44,3 +47,6 @@ class RefuseAnswer:
 
     peer: NodeId
     reply_token: bytes
+
+
+Effect = SendCell | OpenLink | CloseLink | DeliverClove | RefuseAnswer

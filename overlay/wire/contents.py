@@ -1,6 +1,6 @@
 """Contents: what client and proxy say to each other inside the layers of FWD and BWD cells.
 
-`rcmd 1 | flags 1 | len 2 | payload | zeros`, 968 bytes outbound and 1000 inbound; see docs/spec/cells.md. Only
+`rcmd 1 | flags 1 | len 2 | payload | zeros`, 968 bytes outbound, 1000 inbound (docs/spec/cells.md). Only
 the two ends of a circuit ever see one. Each is canonical: one value, one encoding, nothing hides in padding.
 """
 
