@@ -1,6 +1,6 @@
 """What a client asks of a model node: the message M that cloves carry, as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 from crypto.identity import NodeId
@@ -61,8 +61,8 @@ class PromptMessage:
 
     prompt: Prompt
     expires_unix: int
-    response_secret: bytes
-    blinding: bytes
+    response_secret: bytes = field(repr=False)
+    blinding: bytes = field(repr=False)
     paths: tuple[ReplyPath, ...]
     k: int
     forward: Literal["none", "group"] = "none"

@@ -1,0 +1,380 @@
+"""The client's end of an answer: cells in, events out in order and once. Theory in `stream.py`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from crypto.aead import AeadKey
+from crypto.dispersal import reassemble
+from crypto.errors import AuthenticationError, CryptoError, DecodeError
+from overlay.protocol.answer_cell import AnswerCell, AnswerTerms, CellKind, open_cell
+from overlay.wire.answer import AnswerEvent
+from overlay.wire.answer_codec import EventReader
+from overlay.wire.limits import ANSWER_CELL_BYTES
+
+BLOCKS_AHEAD = 1024
+"""Fragments of blocks further ahead than this are dropped; they are asked for again when their turn comes."""
+SEQUENCE_WINDOW = 1024
+SILENT_MIN_CELLS = 10
+LOSS_LIMIT = 0.05
+LOSS_MIN_CELLS = 60
+LOSS_MEMORY_CELLS = 400
+LONGEST_STEP_S = 0.2
+"""Time between two calls counts for at most this much of a path's silence; see `_Clock`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTiming:
+    """When a client stops waiting. Spans in seconds.
+
+    first: from the prompt's sending to the first sound cell. idle: between cells of all paths together.
+    progress: between events; a model node may queue and prefill that long. silent: no cell on one path while
+    others deliver. grace: added to `silent` for a path that has just been put in. stalled: a block misses
+    fragments and nothing more of it comes.
+    """
+
+    first_s: float = 10.0
+    idle_s: float = 10.0
+    progress_s: float = 120.0
+    silent_s: float = 1.5
+    grace_s: float = 3.0
+    stalled_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PathFaulty:
+    """A cell of this path was forged or damaged: replace the path. Said once for each path."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathSilent:
+    """Nothing comes over this path though others deliver: replace it. Said once for each path."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathLossy:
+    """More than one cell in twenty of this path is missing: replace it. Said once for each path."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksMissing:
+    """The paths live, but blocks from `have` on can't be rebuilt: send an update that says `stalled`."""
+
+    have: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnded:
+    """The stream is whole; every event of it has been given out. Nothing further comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTimedOut:
+    """Waiting is over: the model node never spoke, fell silent (idle), or sent only dummies (progress)."""
+
+    waited_for: Literal["first", "idle", "progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMalformed:
+    """Cells that only the model node can have made make no sense. It is at fault; the answer is over."""
+
+    reason: str
+
+
+ReceiverEvent = (
+    AnswerEvent
+    | PathFaulty
+    | PathSilent
+    | PathLossy
+    | BlocksMissing
+    | AnswerEnded
+    | AnswerTimedOut
+    | AnswerMalformed
+)
+
+
+class _Clock:
+    """Time as far as this machine could observe it.
+
+    A process that was stopped for some seconds finds the cells of one link before those of the next. It must
+    not blame a path for its own absence, so a path's silence is measured in observed time.
+    """
+
+    __slots__ = ("_last_now", "observed")
+
+    def __init__(self, now: float) -> None:
+        self._last_now = now
+        self.observed = 0.0
+
+    def observe(self, now: float) -> None:
+        self.observed += min(max(now - self._last_now, 0.0), LONGEST_STEP_S)
+        self._last_now = now
+
+
+@dataclass(slots=True)
+class _SequenceWindow:
+    """Which sequences were seen: the highest, and a bit for each of the SEQUENCE_WINDOW below it."""
+
+    highest: int = -1
+    seen: int = 0
+    expected: int = 0
+    received: int = 0
+
+    def accept(self, sequence: int) -> bool:
+        """Notes a sequence; False if it was seen before, or is too old to tell."""
+        ahead = sequence - self.highest
+        if ahead > 0:
+            # A leap of more than a window (only the model node can make one) empties the window.
+            self.seen = ((self.seen << min(ahead, SEQUENCE_WINDOW)) | 1) & ((1 << SEQUENCE_WINDOW) - 1)
+            self.highest = sequence
+            self.expected += ahead
+        else:
+            bit = 1 << -ahead
+            if -ahead >= SEQUENCE_WINDOW or self.seen & bit:
+                return False
+            self.seen |= bit
+        self.received += 1
+        if self.expected > LOSS_MEMORY_CELLS:
+            self.expected //= 2
+            self.received //= 2
+        return True
+
+    @property
+    def is_lossy(self) -> bool:
+        return self.expected >= LOSS_MIN_CELLS and self.received < (1 - LOSS_LIMIT) * self.expected
+
+
+@dataclass(slots=True)
+class _Path:
+    key: AeadKey
+    silent_after_s: float
+    last_heard: float
+    others_heard: int = 0
+    sequences: _SequenceWindow = field(default_factory=_SequenceWindow)
+    is_faulty: bool = False
+    is_lossy: bool = False
+    is_silent: bool = False
+    is_lost: bool = False
+
+
+@dataclass(slots=True)
+class _PartialBlock:
+    length: int
+    is_last: bool
+    fragments: dict[int, bytes] = field(default_factory=dict)
+
+
+class AnswerReceiver:
+    """Reads one answer from its n paths. See `stream.py`."""
+
+    def __init__(self, terms: AnswerTerms, now: float, timing: AnswerTiming | None = None) -> None:
+        self._terms = terms
+        self._timing = timing or AnswerTiming()
+        self._clock = _Clock(now)
+        self._paths: dict[int, _Path] = {}
+        self._partial: dict[int, _PartialBlock] = {}
+        self._reader = EventReader()
+        self._have = 0
+        self._known_blocks = 0
+        self._is_over = False
+        self._last_cell: float | None = None
+        self._started = now
+        self._last_event = now
+        self._stalled_since: float | None = None
+        for number in range(terms.n):
+            self._paths[number] = _Path(terms.key(number), self._timing.silent_s, 0.0)
+
+    # --- state ------------------------------------------------------------------------------------
+
+    @property
+    def have(self) -> int:
+        """How many blocks, from the first on, have arrived and were read."""
+        return self._have
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has ended, timed out or turned out malformed; nothing more will be given out."""
+        return self._is_over
+
+    @property
+    def retired_paths(self) -> frozenset[int]:
+        """Paths, by number, that are to be replaced or have been."""
+        return frozenset(
+            number
+            for number, path in self._paths.items()
+            if path.is_lost or path.is_silent or path.is_faulty or path.is_lossy
+        )
+
+    # --- paths ------------------------------------------------------------------------------------
+
+    def path_lost(self, number: int) -> None:
+        """The circuit of this path is gone; no silence of it will be reported."""
+        if (path := self._paths.get(number)) is not None:
+            path.is_lost = True
+
+    def add_path(self, number: int, now: float) -> None:
+        """A new path is in place of `number - n`; an update that says so is on its way."""
+        self._clock.observe(now)
+        self.path_lost(number - self._terms.n)
+        silent_after_s = self._timing.silent_s + self._timing.grace_s
+        self._paths.setdefault(number, _Path(self._terms.key(number), silent_after_s, self._clock.observed))
+
+    # --- cells ------------------------------------------------------------------------------------
+
+    def receive_cell(self, number: int, data: bytes, now: float) -> list[ReceiverEvent]:
+        """Takes one answer cell that came over path `number`. A number that was never added is ignored."""
+        self._clock.observe(now)
+        path = self._paths.get(number)
+        if self._is_over or path is None:
+            return []
+        if len(data) != ANSWER_CELL_BYTES:
+            return self._blame(path, number)
+        try:
+            sequence, cell = open_cell(path.key, data, self._terms.k)
+        except AuthenticationError:
+            return self._blame(path, number)
+        except DecodeError as error:
+            return self._fail(str(error))
+        if not path.sequences.accept(sequence):
+            return []
+        events = self._note_heard(path, number, now)
+        return events + self._take_cell(cell, number % self._terms.n, now)
+
+    def _blame(self, path: _Path, number: int) -> list[ReceiverEvent]:
+        if path.is_faulty or path.is_lost:
+            return []
+        path.is_faulty = True
+        return [PathFaulty(number)]
+
+    def _note_heard(self, path: _Path, number: int, now: float) -> list[ReceiverEvent]:
+        if self._last_cell is None:
+            # The first cell of all starts every path's time: before it, the model node was not ready.
+            for other in self._paths.values():
+                other.last_heard = self._clock.observed
+        self._last_cell = now
+        events: list[ReceiverEvent] = []
+        for other_number, other in self._paths.items():
+            if other is not path and not other.is_lost:
+                other.others_heard += 1
+                events += self._check_silence(other, other_number)
+        path.last_heard = self._clock.observed
+        path.others_heard = 0
+        if path.sequences.is_lossy and not path.is_lossy:
+            path.is_lossy = True
+            events.append(PathLossy(number))
+        return events
+
+    def _check_silence(self, path: _Path, number: int) -> list[ReceiverEvent]:
+        silence_s = self._clock.observed - path.last_heard
+        if path.is_silent or path.others_heard < SILENT_MIN_CELLS or silence_s < path.silent_after_s:
+            return []
+        path.is_silent = True
+        return [PathSilent(number)]
+
+    # --- blocks -----------------------------------------------------------------------------------
+
+    def _take_cell(self, cell: AnswerCell, index: int, now: float) -> list[ReceiverEvent]:
+        events: list[ReceiverEvent] = []
+        if cell.kind is CellKind.DUMMY:
+            self._known_blocks = max(self._known_blocks, cell.block)
+        else:
+            self._known_blocks = max(self._known_blocks, cell.block + 1)
+            if self._have <= cell.block < self._have + BLOCKS_AHEAD:
+                events += self._take_fragment(cell, index, now)
+        return events + self._check_stall(now)
+
+    def _take_fragment(self, cell: AnswerCell, index: int, now: float) -> list[ReceiverEvent]:
+        is_last = cell.kind is CellKind.LAST
+        partial = self._partial.setdefault(cell.block, _PartialBlock(cell.length, is_last))
+        if partial.length != cell.length or partial.is_last is not is_last:
+            return self._fail("two cells disagree about a block")
+        partial.fragments[index] = cell.fragment
+        events: list[ReceiverEvent] = []
+        while not self._is_over and self._is_ready(self._partial.get(self._have)):
+            events += self._read_block(self._partial.pop(self._have), now)
+        return events
+
+    def _is_ready(self, partial: _PartialBlock | None) -> bool:
+        return partial is not None and len(partial.fragments) >= self._terms.k
+
+    def _read_block(self, partial: _PartialBlock, now: float) -> list[ReceiverEvent]:
+        try:
+            events: list[ReceiverEvent] = [*self._reader.feed(self._rebuild(partial))]
+        except CryptoError as error:
+            return self._fail(str(error))
+        self._have += 1
+        self._stalled_since = None
+        if events:
+            self._last_event = now
+        if not partial.is_last:
+            return events
+        if not self._reader.is_between_events:
+            return events + self._fail("the answer ends inside an event")
+        self._is_over = True
+        self._partial.clear()
+        return [*events, AnswerEnded()]
+
+    def _rebuild(self, partial: _PartialBlock) -> bytes:
+        if not partial.length:
+            return b""
+        return reassemble(partial.fragments, self._terms.k, self._terms.n, partial.length)
+
+    def _fail(self, reason: str) -> list[ReceiverEvent]:
+        self._is_over = True
+        self._partial.clear()
+        return [AnswerMalformed(reason)]
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `handle_deadline` wants to be called; None when the answer is over."""
+        if self._is_over:
+            return None
+        return min(deadline for deadline, _ in self._deadlines())
+
+    def handle_deadline(self, now: float) -> list[ReceiverEvent]:
+        """Gives up waiting, or asks for what is missing."""
+        self._clock.observe(now)
+        if self._is_over:
+            return []
+        for deadline, handle in self._deadlines():
+            if now >= deadline:
+                return handle(now)
+        return []
+
+    def _deadlines(self) -> list[tuple[float, Callable[[float], list[ReceiverEvent]]]]:
+        timing = self._timing
+        deadlines: list[tuple[float, Callable[[float], list[ReceiverEvent]]]] = [
+            (self._last_event + timing.progress_s, lambda _: self._time_out("progress"))
+        ]
+        if self._last_cell is None:
+            deadlines.append((self._started + timing.first_s, lambda _: self._time_out("first")))
+        else:
+            deadlines.append((self._last_cell + timing.idle_s, lambda _: self._time_out("idle")))
+        if self._stalled_since is not None:
+            deadlines.append((self._stalled_since + timing.stalled_s, self._check_stall))
+        return deadlines
+
+    def _time_out(self, waited_for: Literal["first", "idle", "progress"]) -> list[ReceiverEvent]:
+        self._is_over = True
+        self._partial.clear()
+        return [AnswerTimedOut(waited_for)]
+
+    def _check_stall(self, now: float) -> list[ReceiverEvent]:
+        """Where a known block can't be rebuilt, asks for it: once in each `stalled_s` without progress."""
+        if self._is_over or self._have >= self._known_blocks:
+            self._stalled_since = None
+            return []
+        if self._stalled_since is None:
+            self._stalled_since = now
+        elif now >= self._stalled_since + self._timing.stalled_s:
+            self._stalled_since = now
+            return [BlocksMissing(self._have)]
+        return []

@@ -1,0 +1,154 @@
+"""The message M that cloves carry: a PromptMessage as bytes, padded to one of a few sizes.
+
+`length 4 | record | zeros`; the whole is 1, 1.5, 2, 3, 4, 6, 8, 12, 16, ... KiB, so that its length says
+little (`docs/spec/prompt.md`).
+"""
+
+from typing import Literal, cast
+
+from crypto.errors import DecodeError
+from crypto.identity import NodeId
+from overlay.errors import LocalProtocolError
+from overlay.wire.prompt import MAX_TOP_K, ChatMessage, Prompt, PromptMessage, ReplyPath, SamplerSpec
+from overlay.wire.records import (
+    pack_record,
+    read_array,
+    read_fields,
+    read_integer,
+    read_number,
+    read_octets,
+    read_text,
+    unpack_record,
+)
+
+FORMAT = 1
+SMALLEST_MESSAGE_BYTES = 1024
+MAX_MESSAGE_BYTES = 512 * 1024
+"""Longest M, padding included."""
+MAX_PATHS = 8
+MAX_MODEL_BYTES = 128
+MAX_CHAT_MESSAGES = 1024
+MAX_TEMPERATURE = 2.0
+MAX_COMPLETION_TOKENS = 1 << 17
+MAX_STOPS = 8
+MAX_STOP_BYTES = 256
+NONCE_BYTES = 32
+SECRET_BYTES = 32
+TOKEN_BYTES = 16
+_LENGTH_BYTES = 4
+_U64_MAX = (1 << 64) - 1
+ROLES = ("system", "user", "assistant")
+FORWARDS = ("none", "group")
+CACHES = ("none", "session", "public")
+
+
+def padded_size(length: int) -> int:
+    """The smallest size of the row 1, 1.5, 2, 3, 4, 6, ... KiB that is at least `length` bytes."""
+    size = SMALLEST_MESSAGE_BYTES
+    while size < length:
+        size = size * 3 // 2 if size.bit_count() == 1 else size * 4 // 3
+    return size
+
+
+def encode_prompt_message(message: PromptMessage) -> bytes:
+    """Returns M. Raises LocalProtocolError if a value is out of bounds or the prompt is too long."""
+    record = pack_record(_fields_of(message))
+    size = padded_size(_LENGTH_BYTES + len(record))
+    if size > MAX_MESSAGE_BYTES:
+        limit = MAX_MESSAGE_BYTES // 1024
+        raise LocalProtocolError(
+            f"the prompt is too long: {len(record)} bytes, at most {limit} KiB can be sent"
+        )
+    data = (len(record).to_bytes(_LENGTH_BYTES, "big") + record).ljust(size, b"\0")
+    try:
+        decode_prompt_message(data)
+    except DecodeError as error:
+        raise LocalProtocolError(f"this prompt can't be sent: {error}") from error
+    return data
+
+
+def decode_prompt_message(data: bytes) -> PromptMessage:
+    """Reads M. Raises DecodeError and nothing else."""
+    if len(data) > MAX_MESSAGE_BYTES or len(data) != padded_size(len(data)):
+        raise DecodeError("prompt: not one of the padded sizes")
+    end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+    if padded_size(end) != len(data) or data.count(0, end) != len(data) - end:
+        raise DecodeError("prompt: bad padding")
+    return _read_message(unpack_record(data[_LENGTH_BYTES:end]))
+
+
+def _fields_of(message: PromptMessage) -> tuple[object, ...]:
+    prompt, sampler = message.prompt, message.prompt.sampler
+    return (
+        FORMAT,
+        prompt.model,
+        tuple((turn.role, turn.content) for turn in prompt.messages),
+        prompt.text,
+        (float(sampler.temperature), float(sampler.top_p), sampler.top_k, sampler.max_tokens, sampler.stop),
+        prompt.nonce,
+        message.expires_unix,
+        message.response_secret,
+        message.blinding,
+        tuple((path.proxy, path.token) for path in message.paths),
+        message.k,
+        message.forward,
+        message.cache,
+    )
+
+
+def _read_message(fields: list[object]) -> PromptMessage:
+    version, model, turns, text, sampler, nonce, *rest = read_fields(fields, 13)
+    expires_unix, response_secret, blinding, paths, k, forward, cache = rest
+    read_integer(version, FORMAT, FORMAT)
+    reply_paths = tuple(read_reply_path(path) for path in read_array(paths, MAX_PATHS))
+    return PromptMessage(
+        prompt=_read_prompt(model, turns, text, sampler, nonce),
+        expires_unix=read_integer(expires_unix, 0, _U64_MAX),
+        response_secret=read_octets(response_secret, SECRET_BYTES, SECRET_BYTES),
+        blinding=read_octets(blinding, SECRET_BYTES, SECRET_BYTES),
+        paths=reply_paths,
+        k=read_integer(k, 1, len(reply_paths)),
+        forward=cast("Literal['none', 'group']", _read_choice(forward, FORWARDS)),
+        cache=cast("Literal['none', 'session', 'public']", _read_choice(cache, CACHES)),
+    )
+
+
+def _read_prompt(model: object, turns: object, text: object, sampler: object, nonce: object) -> Prompt:
+    messages = tuple(_read_turn(turn) for turn in read_array(turns, MAX_CHAT_MESSAGES))
+    if bool(messages) == (text is not None):
+        raise DecodeError("prompt: needs either a conversation or a text")
+    return Prompt(
+        model=read_text(model, 1, MAX_MODEL_BYTES),
+        messages=messages,
+        text=None if text is None else read_text(text, 1, MAX_MESSAGE_BYTES),
+        sampler=_read_sampler(sampler),
+        nonce=read_octets(nonce, NONCE_BYTES, NONCE_BYTES),
+    )
+
+
+def _read_turn(value: object) -> ChatMessage:
+    role, content = read_fields(value, 2)
+    return ChatMessage(_read_choice(role, ROLES), read_text(content, 0, MAX_MESSAGE_BYTES))
+
+
+def _read_sampler(value: object) -> SamplerSpec:
+    temperature, top_p, top_k, max_tokens, stop = read_fields(value, 5)
+    return SamplerSpec(
+        temperature=read_number(temperature, 0.0, MAX_TEMPERATURE),
+        top_p=read_number(top_p, 0.0, 1.0),
+        top_k=read_integer(top_k, 1, MAX_TOP_K),
+        max_tokens=read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS),
+        stop=tuple(read_text(text, 1, MAX_STOP_BYTES) for text in read_array(stop, MAX_STOPS)),
+    )
+
+
+def read_reply_path(value: object) -> ReplyPath:
+    """A proxy's node id and a reply token."""
+    proxy, token = read_fields(value, 2)
+    return ReplyPath(NodeId(read_octets(proxy, 32, 32)), read_octets(token, TOKEN_BYTES, TOKEN_BYTES))
+
+
+def _read_choice(value: object, choices: tuple[str, ...]) -> str:
+    if type(value) is not str or value not in choices:
+        raise DecodeError("prompt: an unknown word where one of a few is due")
+    return value
