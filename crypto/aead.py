@@ -57,16 +57,6 @@ class AeadKey:
         return "AeadKey(not shown)"
 
 
-def seal(key: AeadKey, nonce: Nonce, plaintext: bytes, aad: bytes | None = None) -> bytes:
-    """Ciphertext and, behind it, the 16-byte tag."""
-    return key.seal(nonce, plaintext, aad)
-
-
-def open_sealed(key: AeadKey, nonce: Nonce, sealed: bytes, aad: bytes | None = None) -> bytes:
-    """The plaintext. Raises AuthenticationError on anything that `seal` did not make."""
-    return key.open(nonce, sealed, aad)
-
-
 def key_stream(key: bytes) -> CipherContext:
     """AES-256-CTR from a zero counter: `update(data)` XORs the next stretch of the stream into data.
 

@@ -2,8 +2,8 @@
 
 Theory of operation (byte tables in docs/spec/onion.md). A body has five slots of 128 bytes and a random tail.
 Each hop finds its own slot by the first half of its id, opens the record in it, and puts its confirmation
-there; it re-encrypts every other slot and draws a new tail, so no stretch of the body survives a hop. Slots
-stand in random order and unused ones are random, so a hop learns neither its position nor the length of the
+there; it re-encrypts all slots and draws a new tail, so no stretch of the body survives a hop. Slots stand
+in random order and unused ones are random, so a hop learns neither its position nor the length of the
 path. The last hop turns the body round as BUILT; every hop hides it whole, and only the client can tell whose
 confirmation is where.
 
@@ -13,7 +13,7 @@ a hop.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crypto.aead import ONE_USE_NONCE, TAG_BYTES, AeadKey, key_stream
@@ -140,8 +140,8 @@ class PendingCircuit:
         region = bytearray(body[:SLOTS_BYTES])
         data_keys = []
         for hop in reversed(self._hops):
-            data_keys.append(self._open_confirmation(hop, bytes(_slot(region, hop.slot))))
             region = bytearray(key_stream(hop.keys.slots).update(region))
+            data_keys.append(self._open_confirmation(hop, bytes(_slot(region, hop.slot))))
         return ClientLayers(data_keys[::-1])
 
     def _open_confirmation(self, hop: _PendingHop, slot: bytes) -> DataKeys:
@@ -189,25 +189,32 @@ def accept_build(
     if seen(ephemeral):
         raise AuthenticationError("this build was seen before")
     opened = _open_record(node_id, candidates, ephemeral, sealed)
-    next_id, lifetime_s, quota = _decode_record(opened.plaintext, node_id, opened.epoch, unix_minute)
+    asked = _decode_record(opened.plaintext, node_id, opened.epoch, unix_minute)
+    data_keys, confirmation = _confirm(opened, asked, ephemeral, entropy)
 
-    fresh = OnionKey.generate(entropy)
-    transcript = opened.transcript + fresh.public
-    data_keys = derive_data_keys(opened.static_secret + fresh.agree(ephemeral), transcript)
-    granted = _CONFIRMATION.pack(_GRANTED, lifetime_s, quota, _CONFIRMATION_ZEROS)
-    confirmation = AeadKey(data_keys.confirmation).seal(ONE_USE_NONCE, granted, transcript)
-    region = bytearray(key_stream(opened.keys.slots).update(body[:SLOTS_BYTES]))
-    _slot(region, slot)[:] = fresh.public + confirmation
-    layer = RelayLayer(data_keys, opened.keys.built, is_last=next_id is None)
-    onward = bytes(region) + entropy(TAIL_BYTES)
+    layer = RelayLayer(data_keys, opened.keys.built, is_last=asked.next_id is None)
+    region = bytearray(body[:SLOTS_BYTES])
+    _slot(region, slot)[:] = confirmation
+    # Our own slot is hidden with the rest. Left in clear it would show the next hop an X25519 key, whose top bit
+    # is always 0, and so that it isn't the first.
+    onward = key_stream(opened.keys.slots).update(region) + entropy(TAIL_BYTES)
     return AcceptedBuild(
-        next_id=next_id,
-        lifetime_s=lifetime_s,
-        quota=quota,
+        next_id=asked.next_id,
+        lifetime_s=asked.lifetime_s,
+        quota=asked.quota,
         ephemeral=ephemeral,
-        body=layer.wrap_built(onward) if next_id is None else onward,
+        body=layer.wrap_built(onward) if asked.next_id is None else onward,
         layer=layer,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a record asks of a relay."""
+
+    next_id: NodeId | None
+    lifetime_s: int
+    quota: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -263,14 +270,6 @@ def _find_slot(body: bytes, node_id: NodeId) -> int:
 def _open_record(
     node_id: NodeId, candidates: Sequence[tuple[int, OnionKey]], ephemeral: bytes, sealed: bytes
 ) -> _OpenedRecord:
-    for opened in _try_keys(node_id, candidates, ephemeral, sealed):
-        return opened
-    raise AuthenticationError("the record opens under no key of this relay")
-
-
-def _try_keys(
-    node_id: NodeId, candidates: Sequence[tuple[int, OnionKey]], ephemeral: bytes, sealed: bytes
-) -> Iterator[_OpenedRecord]:
     for epoch, key in candidates:
         static_secret = key.agree(ephemeral)
         transcript = node_id + key.public + ephemeral
@@ -278,23 +277,33 @@ def _try_keys(
         try:
             plaintext = AeadKey(keys.record).open(ONE_USE_NONCE, sealed, transcript)
         except AuthenticationError:
-            continue
-        yield _OpenedRecord(plaintext, epoch, static_secret, transcript, keys)
+            continue  # made for the other epoch's key, perhaps
+        return _OpenedRecord(plaintext, epoch, static_secret, transcript, keys)
+    raise AuthenticationError("the record opens under no key of this relay")
 
 
-def _decode_record(
-    plaintext: bytes, node_id: NodeId, epoch: int, unix_minute: int
-) -> tuple[NodeId | None, int, int]:
+def _decode_record(plaintext: bytes, node_id: NodeId, epoch: int, unix_minute: int) -> _Asked:
     next_id, flags, named_epoch, lifetime_s, quota, minute, zeros = _RECORD.unpack(plaintext)
     if flags & ~_LAST_HOP or zeros != _RECORD_ZEROS or bool(flags) != (next_id == _NO_NODE):
         raise DecodeError("a build record with unknown flags or stray bytes")
+    if next_id == node_id:
+        raise DecodeError("a build record that leads back to this relay")
     if named_epoch != epoch:
         raise AuthenticationError("a build record for another key epoch")
     if abs(minute - unix_minute) > MAX_MINUTES_APART:
         raise AuthenticationError("a build record from another time")
-    if next_id == node_id:
-        raise DecodeError("a build record that leads back to this relay")
-    return (None if flags else NodeId(next_id)), lifetime_s, quota
+    return _Asked(None if flags else NodeId(next_id), lifetime_s, quota)
+
+
+def _confirm(
+    opened: _OpenedRecord, asked: _Asked, ephemeral: bytes, entropy: Entropy
+) -> tuple[DataKeys, bytes]:
+    """The hop's data keys, and the slot by which only the client can come to the same."""
+    fresh = OnionKey.generate(entropy)
+    transcript = opened.transcript + fresh.public
+    data_keys = derive_data_keys(opened.static_secret + fresh.agree(ephemeral), transcript)
+    granted = _CONFIRMATION.pack(_GRANTED, asked.lifetime_s, asked.quota, _CONFIRMATION_ZEROS)
+    return data_keys, fresh.public + AeadKey(data_keys.confirmation).seal(ONE_USE_NONCE, granted, transcript)
 
 
 def _derive_record_keys(static_secret: bytes, transcript: bytes) -> _RecordKeys:

@@ -56,7 +56,7 @@ def combine(coefficients: Sequence[int], buffers: Sequence[bytes]) -> bytes:
 def combine_rows(rows: Iterable[Sequence[int]], buffers: Sequence[bytes]) -> list[bytes]:
     """One sum of the same buffers for every row of coefficients.
 
-    Turning bytes into an integer costs as much as the rest together, so each multiple is made once for all rows.
+    Turning bytes into an integer costs as much as the rest together: each multiple is made once for all rows.
     """
     length = len(buffers[0])
     numbers: dict[tuple[int, int], int] = {}
