@@ -1,7 +1,7 @@
 """What a transport is: authenticated connections between nodes, two byte streams each.
 
-This is the seam that fakes fill. A connection is dialled by one side and accepted by the other; both learn the
-other's NodeId from the transport's own handshake, never from what the peer says later. What travels on the
+This is the seam that fakes fill. A connection is dialled by one side and accepted by the other; both learn
+the other's NodeId from the transport's own handshake, never from what the peer says later. What travels on the
 streams is not the transport's business.
 """
 

@@ -1,0 +1,268 @@
+"""Faults of py-libp2p 0.8.1, mended by subclassing. Importing this module imports libp2p (0.7 s, 60 MB).
+
+Each class says which fault it mends; `tests/integration/test_libp2p_faults.py` shows each one without its
+mending. When the pinned version changes, run those tests against the plain classes first: what no longer
+fails can go.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+from libp2p.abc import IMuxedConn, IMuxedStream, INetConn, INetStream, ISecureConn
+from libp2p.crypto.ed25519 import Ed25519PrivateKey
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.x25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import IOException
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection import swarm_connection
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+WRITE_STALL_S = 10.0
+"""A peer that takes no bytes for so long loses the connection."""
+GOODBYE_S = 0.5
+"""What a closing connection may spend on saying so."""
+CLOSE_S = 3.0
+UPGRADE_S = 10.0
+"""For Noise and muxer together, on an inbound connection."""
+WINDOW_BYTES = 1024 * 1024
+"""What a peer may send ahead on one stream; yamux's own window grows to 16 MiB."""
+MAX_STREAM_BUFFER_BYTES = 4 * WINDOW_BYTES
+"""Yamux gives some credit twice while it tunes its window; beyond this the peer is cheating."""
+MAX_INBOUND_STREAMS = 32
+"""Streams that one connection may have open towards us."""
+
+log = logging.getLogger("overlay.transport")
+
+
+@asynccontextmanager
+async def contained(doing: str) -> AsyncIterator[None]:
+    """Keeps what libp2p raises from going further: it may be anything, and a peer can provoke it."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - libp2p leaks UnicodeDecodeError, protobuf's, noise's and its own
+        log.debug("%s: %r", doing, error)
+
+
+class _WindowOverrunError(trio.TooSlowError):
+    """A peer sent more than its window. Yamux closes the connection on this base class, and on no other."""
+
+
+class _Buffer(bytearray):
+    """Fault 4: the receive window is announced, but not enforced."""
+
+    def extend(self, data: bytes) -> None:  # type: ignore[override]  # yamux gives it nothing else
+        if len(self) + len(data) > MAX_STREAM_BUFFER_BYTES:
+            raise _WindowOverrunError
+        super().extend(data)
+
+
+class _Buffers(dict[int, bytearray]):
+    def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
+        super().__setitem__(stream_id, _Buffer(buffer))
+
+
+class _Session:
+    """A secured connection whose every failure is one that the muxer knows to be the end.
+
+    Yamux takes other errors (a failed decryption) for passing ones, and goes on reading what can't be read
+    any more.
+    """
+
+    def __init__(self, session: ISecureConn) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    async def read(self, n: int | None = None) -> bytes:
+        try:
+            data: bytes = await self._session.read(n)
+        except (IOException, RawConnError):
+            raise
+        except Exception as error:
+            raise RawConnError("unreadable") from error
+        return data
+
+
+class SafeYamux(yamux.Yamux):  # type: ignore[misc]
+    """Faults 3 and 4: a cancelled write desynchronises Noise, and buffers have no bound."""
+
+    def __init__(self, secured_conn: ISecureConn, *args: object, **kwargs: object) -> None:
+        super().__init__(_Session(secured_conn), *args, **kwargs)
+        self.stream_buffers = _Buffers()
+        self.inbound_streams = 0
+        self._write_limit_s = WRITE_STALL_S
+
+    async def _write_frame(self, data: bytes) -> None:
+        # Before this point nothing has been encrypted; after it, Noise has counted the frame on our side, so
+        # that the peer must get all of it or the connection is of no more use.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        deadline = trio.current_time() + self._write_limit_s
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            async with self._write_lock:
+                await self.secured_conn.write(data)
+        if scope.cancelled_caught:
+            self.event_shutting_down.set()
+            with trio.move_on_after(GOODBYE_S) as goodbye:
+                goodbye.shield = True
+                await self.secured_conn.close()
+            raise RawConnError("the peer takes no bytes")
+
+    async def close(self, error_code: int = 0) -> None:
+        """Closes without waiting for a peer that doesn't read."""
+        self._write_limit_s = GOODBYE_S
+        if self._write_lock.locked():
+            self.event_shutting_down.set()  # skips the farewell; closing the socket ends the stalled write
+        await super().close(error_code)
+
+    async def read_available(self, stream: IMuxedStream, max_bytes: int) -> bytes:
+        """Reads from one of our streams so that a cancelled call loses nothing; raises what yamux raises."""
+        data: bytes = await self.read_stream(stream.stream_id, max_bytes)
+        with trio.CancelScope(shield=True):  # the bytes have left the buffer already
+            await stream._auto_tune_and_send_window_update(bytes_read=len(data))  # noqa: SLF001
+        return data
+
+
+class _SafeMuxers(MuxerMultistream):  # type: ignore[misc]
+    """The class given as `muxer_opt` is ignored for yamux: the stock one is built whatever was asked for."""
+
+    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        protocol, muxer = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        return self._annotate_connection(muxer(conn, peer_id, is_initiator=conn.is_initiator), conn, protocol)
+
+
+async def _nothing(*_: object) -> None:
+    """Stands in for a background service that we don't use."""
+
+
+class SafeSwarm(Swarm):  # type: ignore[misc]
+    """Fault 2: inbound slots are never freed. And no auto-connector: it dials all peers it has heard of."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.auto_connector.maybe_connect = _nothing
+        self.auto_connector.run_background_task = _nothing
+
+    async def _do_handle_inbound_connection(
+        self, read_write_closer: ReadWriteCloser, maddr: Multiaddr, failure_event: object
+    ) -> None:
+        del failure_event
+        try:
+            async with contained("inbound connection"):
+                muxed = await self.upgrade_inbound_raw_conn(
+                    RawConnection(read_write_closer, initiator=False), maddr
+                )
+                await muxed.event_closed.wait()
+        finally:
+            with trio.move_on_after(GOODBYE_S) as goodbye:
+                goodbye.shield = True
+                async with contained("closing an inbound connection"):
+                    await read_write_closer.close()
+
+
+class SafeHost(BasicHost):  # type: ignore[misc]
+    """Faults 1 and 8: a handler's error ends the whole host, and its stream is left open."""
+
+    def __init__(self, swarm: SafeSwarm) -> None:
+        super().__init__(network=swarm, negotiate_timeout=10, disable_identify_address_discovery=True)
+        # We say who we are when asked. Asking every peer, and taking news pushed by it, costs two streams a
+        # connection and fills the peer store with what strangers say.
+        swarm.notifees.clear()
+        self.remove_stream_handler(ID_PUSH)
+        self.counters: Counter[str] = Counter()
+
+    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
+        muxed = net_stream.muxed_conn
+        if muxed.inbound_streams >= MAX_INBOUND_STREAMS:
+            self.counters["streams_refused"] += 1
+            await _end(net_stream.reset)
+            return
+        muxed.inbound_streams += 1
+        try:
+            await super()._swarm_stream_handler(net_stream)
+        except Exception as error:  # noqa: BLE001 - whatever a peer can provoke here must not reach the swarm
+            self.counters["streams_failed"] += 1
+            log.debug("stream handler: %r", error)
+            await _end(net_stream.reset)
+        finally:
+            muxed.inbound_streams -= 1
+            await _end(net_stream.close)
+
+
+async def _end(close: Callable[[], Awaitable[None]]) -> None:
+    with trio.move_on_after(GOODBYE_S) as goodbye:
+        goodbye.shield = True
+        async with contained("closing a stream"):
+            await close()
+
+
+def make_host(seed: bytes, max_connections: int) -> SafeHost:
+    """Builds a host: TCP, Noise only (upstream offers plaintext by default), yamux only."""
+    _tame_logging()
+    yamux.MAX_WINDOW_SIZE = WINDOW_BYTES
+    private_key = Ed25519PrivateKey.from_bytes(seed)
+    keys = KeyPair(private_key, private_key.get_public_key())
+    upgrader = TransportUpgrader({NOISE: Noise(keys, noise_privkey=create_new_key_pair().private_key)}, {})
+    upgrader.muxer_multistream = _SafeMuxers({TProtocol(yamux.PROTOCOL_ID): SafeYamux})
+    peer_id = ID.from_pubkey(keys.public_key)
+    store = PeerStore()
+    store.add_key_pair(peer_id, keys)
+    config = ConnectionConfig(
+        max_connections=max_connections,
+        min_connections=0,
+        low_watermark=0,
+        high_watermark=max_connections,
+        max_connections_per_peer=4,
+        inbound_upgrade_timeout=UPGRADE_S,
+    )
+    # No ResourceManager: its limiter leaks a slot on every denial (fault 9); max_connections above works.
+    return SafeHost(SafeSwarm(peer_id, store, upgrader, transports=[TCP()], connection_config=config))
+
+
+@asynccontextmanager
+async def running(host: SafeHost, listen: list[Multiaddr]) -> AsyncIterator[None]:
+    """Runs a host. Fault 7: upstream leaks sockets or takes .2 s for each connection in turn."""
+    swarm = host.get_network()
+    async with host.run(listen):
+        try:
+            yield
+        finally:
+            with trio.move_on_after(CLOSE_S) as limit:
+                limit.shield = True
+                async with trio.open_nursery() as nursery:
+                    for connection in swarm.get_connections():
+                        nursery.start_soon(close_quietly, connection)
+            with trio.move_on_after(CLOSE_S) as limit:
+                limit.shield = True
+                async with contained("closing the host"):
+                    await host.close()
+
+
+async def close_quietly(connection: INetConn) -> None:
+    """Closes a connection whatever state it is in."""
+    async with contained("closing a connection"):
+        await connection.close()
+
+
+def _tame_logging() -> None:
+    """Fault 10: libp2p warns of every end of a stream and logs what peers provoke, partly on the root."""
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+    swarm_connection.logging = logging.getLogger("libp2p.network.connection")
