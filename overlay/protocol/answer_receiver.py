@@ -8,19 +8,10 @@ from crypto.aead import AeadKey
 from crypto.dispersal import reassemble
 from crypto.errors import AuthenticationError, CryptoError, DecodeError
 from overlay.protocol.answer_cell import AnswerCell, AnswerTerms, CellKind, open_cell
+from overlay.protocol.path_health import ObservedClock, PathHealth, newly_silent
 from overlay.wire.answer import AnswerEvent
 from overlay.wire.answer_codec import EventReader
-from overlay.wire.limits import ANSWER_CELL_BYTES
-
-BLOCKS_AHEAD = 1024
-"""Fragments of blocks further ahead than this are dropped; they are asked for again when their turn comes."""
-SEQUENCE_WINDOW = 1024
-SILENT_MIN_CELLS = 10
-LOSS_LIMIT = 0.05
-LOSS_MIN_CELLS = 60
-LOSS_MEMORY_CELLS = 400
-LONGEST_STEP_S = 0.2
-"""Time between two calls counts for at most this much of a path's silence; see `_Clock`."""
+from overlay.wire.limits import ANSWER_CELL_BYTES, MAX_BLOCKS_AHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,68 +91,10 @@ ReceiverEvent = (
 )
 
 
-class _Clock:
-    """Time as far as this machine could observe it.
-
-    A process that was stopped for some seconds finds the cells of one link before those of the next. It must
-    not blame a path for its own absence, so a path's silence is measured in observed time.
-    """
-
-    __slots__ = ("_last_now", "observed")
-
-    def __init__(self, now: float) -> None:
-        self._last_now = now
-        self.observed = 0.0
-
-    def observe(self, now: float) -> None:
-        self.observed += min(max(now - self._last_now, 0.0), LONGEST_STEP_S)
-        self._last_now = now
-
-
-@dataclass(slots=True)
-class _SequenceWindow:
-    """Which sequences were seen: the highest, and a bit for each of the SEQUENCE_WINDOW below it."""
-
-    highest: int = -1
-    seen: int = 0
-    expected: int = 0
-    received: int = 0
-
-    def accept(self, sequence: int) -> bool:
-        """Notes a sequence; False if it was seen before, or is too old to tell."""
-        ahead = sequence - self.highest
-        if ahead > 0:
-            # A leap of more than a window (only the model node can make one) empties the window.
-            self.seen = ((self.seen << min(ahead, SEQUENCE_WINDOW)) | 1) & ((1 << SEQUENCE_WINDOW) - 1)
-            self.highest = sequence
-            self.expected += ahead
-        else:
-            bit = 1 << -ahead
-            if -ahead >= SEQUENCE_WINDOW or self.seen & bit:
-                return False
-            self.seen |= bit
-        self.received += 1
-        if self.expected > LOSS_MEMORY_CELLS:
-            self.expected //= 2
-            self.received //= 2
-        return True
-
-    @property
-    def is_lossy(self) -> bool:
-        return self.expected >= LOSS_MIN_CELLS and self.received < (1 - LOSS_LIMIT) * self.expected
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Path:
     key: AeadKey
-    silent_after_s: float
-    last_heard: float
-    others_heard: int = 0
-    sequences: _SequenceWindow = field(default_factory=_SequenceWindow)
-    is_faulty: bool = False
-    is_lossy: bool = False
-    is_silent: bool = False
-    is_lost: bool = False
+    health: PathHealth
 
 
 @dataclass(slots=True)
@@ -177,7 +110,7 @@ class AnswerReceiver:
     def __init__(self, terms: AnswerTerms, now: float, timing: AnswerTiming | None = None) -> None:
         self._terms = terms
         self._timing = timing or AnswerTiming()
-        self._clock = _Clock(now)
+        self._clock = ObservedClock(now)
         self._paths: dict[int, _Path] = {}
         self._partial: dict[int, _PartialBlock] = {}
         self._reader = EventReader()
@@ -189,7 +122,7 @@ class AnswerReceiver:
         self._last_event = now
         self._stalled_since: float | None = None
         for number in range(terms.n):
-            self._paths[number] = _Path(terms.key(number), self._timing.silent_s, 0.0)
+            self._paths[number] = _Path(terms.key(number), PathHealth(self._timing.silent_s, 0.0))
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -206,25 +139,22 @@ class AnswerReceiver:
     @property
     def retired_paths(self) -> frozenset[int]:
         """Paths, by number, that are to be replaced or have been."""
-        return frozenset(
-            number
-            for number, path in self._paths.items()
-            if path.is_lost or path.is_silent or path.is_faulty or path.is_lossy
-        )
+        return frozenset(number for number, path in self._paths.items() if path.health.is_retired)
 
     # --- paths ------------------------------------------------------------------------------------
 
     def path_lost(self, number: int) -> None:
         """The circuit of this path is gone; no silence of it will be reported."""
         if (path := self._paths.get(number)) is not None:
-            path.is_lost = True
+            path.health.is_lost = True
 
     def add_path(self, number: int, now: float) -> None:
         """A new path is in place of `number - n`; an update that says so is on its way."""
         self._clock.observe(now)
         self.path_lost(number - self._terms.n)
         silent_after_s = self._timing.silent_s + self._timing.grace_s
-        self._paths.setdefault(number, _Path(self._terms.key(number), silent_after_s, self._clock.observed))
+        health = PathHealth(silent_after_s, self._clock.observed_s)
+        self._paths.setdefault(number, _Path(self._terms.key(number), health))
 
     # --- cells ------------------------------------------------------------------------------------
 
@@ -235,48 +165,31 @@ class AnswerReceiver:
         if self._is_over or path is None:
             return []
         if len(data) != ANSWER_CELL_BYTES:
-            return self._blame(path, number)
+            return [PathFaulty(number)] if path.health.turns_faulty() else []
         try:
             sequence, cell = open_cell(path.key, data, self._terms.k)
         except AuthenticationError:
-            return self._blame(path, number)
+            return [PathFaulty(number)] if path.health.turns_faulty() else []
         except DecodeError as error:
             return self._fail(str(error))
-        if not path.sequences.accept(sequence):
+        if not path.health.sequences.accept(sequence):
             return []
-        events = self._note_heard(path, number, now)
+        events = self._note_heard(path.health, number, now)
         return events + self._take_cell(cell, number % self._terms.n, now)
 
-    def _blame(self, path: _Path, number: int) -> list[ReceiverEvent]:
-        if path.is_faulty or path.is_lost:
-            return []
-        path.is_faulty = True
-        return [PathFaulty(number)]
-
-    def _note_heard(self, path: _Path, number: int, now: float) -> list[ReceiverEvent]:
+    def _note_heard(self, heard: PathHealth, number: int, now: float) -> list[ReceiverEvent]:
+        observed_s = self._clock.observed_s
+        healths = [(other, path.health) for other, path in self._paths.items()]
         if self._last_cell is None:
             # The first cell of all starts every path's time: before it, the model node was not ready.
-            for other in self._paths.values():
-                other.last_heard = self._clock.observed
+            for _, health in healths:
+                health.note_heard(observed_s)
         self._last_cell = now
-        events: list[ReceiverEvent] = []
-        for other_number, other in self._paths.items():
-            if other is not path and not other.is_lost:
-                other.others_heard += 1
-                events += self._check_silence(other, other_number)
-        path.last_heard = self._clock.observed
-        path.others_heard = 0
-        if path.sequences.is_lossy and not path.is_lossy:
-            path.is_lossy = True
-            events.append(PathLossy(number))
-        return events
-
-    def _check_silence(self, path: _Path, number: int) -> list[ReceiverEvent]:
-        silence_s = self._clock.observed - path.last_heard
-        if path.is_silent or path.others_heard < SILENT_MIN_CELLS or silence_s < path.silent_after_s:
-            return []
-        path.is_silent = True
-        return [PathSilent(number)]
+        events: list[ReceiverEvent] = [
+            PathSilent(silent) for silent in newly_silent(healths, heard, observed_s)
+        ]
+        heard.note_heard(observed_s)
+        return [*events, PathLossy(number)] if heard.turns_lossy() else events
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -286,7 +199,7 @@ class AnswerReceiver:
             self._known_blocks = max(self._known_blocks, cell.block)
         else:
             self._known_blocks = max(self._known_blocks, cell.block + 1)
-            if self._have <= cell.block < self._have + BLOCKS_AHEAD:
+            if self._have <= cell.block < self._have + MAX_BLOCKS_AHEAD:
                 events += self._take_fragment(cell, index, now)
         return events + self._check_stall(now)
 

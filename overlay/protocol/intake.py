@@ -32,28 +32,34 @@ from crypto.identity import NodeId
 from crypto.sealed import SealingKey
 from overlay.protocol.answer_cell import AnswerTerms
 from overlay.protocol.envelope import SealedUpdate, open_envelope, open_update, update_key
+from overlay.wire.limits import (
+    CLOCK_SKEW_S,
+    MAX_PARTIAL_PROMPT_BYTES,
+    MAX_PARTIAL_PROMPTS,
+    MAX_PARTIAL_PROMPTS_PER_PROXY,
+    MAX_PATHS,
+    MAX_PROMPT_BYTES,
+    MAX_PROMPT_LIFETIME_S,
+    MAX_REMEMBERED_PROMPTS,
+    MAX_UPDATES,
+    PARTIAL_PROMPT_TIMEOUT_S,
+)
 from overlay.wire.prompt import PromptMessage
-from overlay.wire.prompt_codec import MAX_MESSAGE_BYTES, MAX_PATHS, decode_prompt_message
+from overlay.wire.prompt_codec import decode_prompt_message
 from overlay.wire.update import Update
 
-MAX_LIFETIME_S = 600
-"""A prompt may expire this far ahead at most."""
-SKEW_S = 120
-"""How far a client's clock may be from ours."""
-PARTIAL_TIMEOUT_S = 30.0
 SWEEP_S = 5.0
-MAX_UPDATES = 1024
-"""Updates of one answer. Over it, further ones are dropped."""
+"""How often what is too old is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
     """What the front door holds at most; the module says what happens when it is full."""
 
-    partial_groups: int = 1024
-    partial_groups_per_proxy: int = 128
-    partial_bytes: int = 64 * 1024 * 1024
-    remembered: int = 65_536
+    partial_groups: int = MAX_PARTIAL_PROMPTS
+    partial_groups_per_proxy: int = MAX_PARTIAL_PROMPTS_PER_PROXY
+    partial_bytes: int = MAX_PARTIAL_PROMPT_BYTES
+    remembered: int = MAX_REMEMBERED_PROMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,7 @@ class Intake:
     def _receive_clove(self, clove: Clove, proxy: NodeId, now: float, unix_time: float) -> list[IntakeEvent]:
         if clove.mid in self._remembered:
             return self._drop("clove_after_prompt")
-        if clove.n > MAX_PATHS or clove.length > MAX_MESSAGE_BYTES:
+        if clove.n > MAX_PATHS or clove.length > MAX_PROMPT_BYTES:
             return self._drop("malformed")
         partial = self._partial.get(clove.group) or self._open_group(clove.group, proxy, now)
         if clove.index in partial.cloves:
@@ -217,7 +223,11 @@ class Intake:
             return self._drop("unrecoverable")
         self._forget_group(clove.group)
         message = decode_prompt_message(recovered.message)
-        if not unix_time - SKEW_S <= message.expires_unix <= unix_time + MAX_LIFETIME_S + SKEW_S:
+        if (
+            not unix_time - CLOCK_SKEW_S
+            <= message.expires_unix
+            <= unix_time + MAX_PROMPT_LIFETIME_S + CLOCK_SKEW_S
+        ):
             return self._drop("expired")
         if len(self._remembered) >= self._limits.remembered:
             return self._drop("refused_full")
@@ -227,7 +237,7 @@ class Intake:
         self, mid: bytes, message: PromptMessage, culprits: frozenset[int], expires_at: float
     ) -> list[IntakeEvent]:
         terms = AnswerTerms(self._node_id, message.response_secret, message.k, len(message.paths))
-        self._remembered[mid] = _Remembered(update_key(terms), expires_at + SKEW_S)
+        self._remembered[mid] = _Remembered(update_key(terms), expires_at + CLOCK_SKEW_S)
         self.counters["prompts"] += 1
         return [PromptArrived(mid, message, terms, culprits)]
 
@@ -241,7 +251,7 @@ class Intake:
         """Forgets what is too old."""
         if self._next_sweep is None or now < self._next_sweep:
             return []
-        for group in [g for g, p in self._partial.items() if now >= p.started + PARTIAL_TIMEOUT_S]:
+        for group in [g for g, p in self._partial.items() if now >= p.started + PARTIAL_PROMPT_TIMEOUT_S]:
             self._forget_group(group)
             self.counters["groups_timed_out"] += 1
         for mid, remembered in list(self._remembered.items()):

@@ -4,20 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from crypto.dispersal import MID_BYTES, Clove, split
+from crypto.dispersal import MID_BYTES, Clove, clove_bytes, split
 from crypto.entropy import Entropy
+from crypto.sealed import SEALED_OVERHEAD_BYTES
 from overlay.errors import LocalProtocolError
 from overlay.protocol.answer_cell import AnswerTerms
 from overlay.protocol.envelope import (
+    EPOCH_BYTES,
     SealingTarget,
     close_update,
     seal_clove,
     seal_update,
     update_key,
 )
-from overlay.protocol.intake import MAX_LIFETIME_S
+from overlay.wire.limits import MAX_PATHS, MAX_PROMPT_LIFETIME_S, MAX_SEALED_BYTES
 from overlay.wire.prompt import Prompt, PromptMessage, ReplyPath
-from overlay.wire.prompt_codec import MAX_PATHS, SECRET_BYTES, encode_prompt_message
+from overlay.wire.prompt_codec import SECRET_BYTES, encode_prompt_message
 from overlay.wire.update import MAX_PATH_NUMBER, NumberedPath, Update
 
 UPDATE_COPIES = 2
@@ -29,7 +31,7 @@ class RequestTerms:
     """How a prompt is sent: any k of its cloves suffice, and who else may see or keep it."""
 
     k: int = 2
-    lifetime_s: int = MAX_LIFETIME_S
+    lifetime_s: int = MAX_PROMPT_LIFETIME_S
     forward: Literal["none", "group"] = "none"
     cache: Literal["none", "session", "public"] = "session"
 
@@ -76,7 +78,7 @@ class Request:
     def update(
         self, have: int, *, stalled: bool = False, cancel: bool = False, copies: int = UPDATE_COPIES
     ) -> tuple[bytes, ...]:
-        """Envelopes that say how the paths are now, each for another path; one that arrives is enough.
+        """Envelopes that say how the paths are now, one a path; one that arrives is enough.
 
         have: of the receiver. stalled: after BlocksMissing. cancel: nothing more is wanted.
         """
@@ -95,11 +97,11 @@ def open_request(
     unix_time: float,
     entropy: Entropy,
 ) -> Request:
-    """Makes a request of a prompt. Raises LocalProtocolError where it can't be sent (too long, bad k of n)."""
+    """Makes a request of a prompt. Raises LocalProtocolError where it can't be sent (too long, bad k)."""
     if not 1 <= terms.k <= len(paths) <= MAX_PATHS:
         raise LocalProtocolError(f"{terms.k} of {len(paths)} paths: n is at most {MAX_PATHS}, k at most n")
-    if not 0 < terms.lifetime_s <= MAX_LIFETIME_S:
-        raise LocalProtocolError(f"a prompt lives at most {MAX_LIFETIME_S} s, not {terms.lifetime_s}")
+    if not 0 < terms.lifetime_s <= MAX_PROMPT_LIFETIME_S:
+        raise LocalProtocolError(f"a prompt lives at most {MAX_PROMPT_LIFETIME_S} s, not {terms.lifetime_s}")
     message = PromptMessage(
         prompt=prompt,
         expires_unix=int(unix_time) + terms.lifetime_s,
@@ -110,6 +112,9 @@ def open_request(
         forward=terms.forward,
         cache=terms.cache,
     )
+    encoded = encode_prompt_message(message)
+    if EPOCH_BYTES + SEALED_OVERHEAD_BYTES + 1 + clove_bytes(len(encoded), terms.k) > MAX_SEALED_BYTES:
+        raise LocalProtocolError(f"the prompt is too long for k = {terms.k}; a larger k makes cloves shorter")
     mid = entropy(MID_BYTES)
     numbered = [NumberedPath(index, path.proxy, path.token) for index, path in enumerate(paths)]
     return Request(
@@ -117,6 +122,6 @@ def open_request(
         message=message,
         target=target,
         terms=AnswerTerms(target.node_id, message.response_secret, terms.k, len(paths)),
-        _cloves=split(encode_prompt_message(message), terms.k, len(paths), mid=mid, entropy=entropy),
+        _cloves=split(encoded, terms.k, len(paths), mid=mid, entropy=entropy),
         _paths=numbered,
     )

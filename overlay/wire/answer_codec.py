@@ -17,6 +17,7 @@ from overlay.wire.answer import (
     ReceiptIssued,
     TokensGenerated,
 )
+from overlay.wire.limits import MAX_EVENT_BYTES
 from overlay.wire.records import (
     pack_record,
     read_fields,
@@ -30,8 +31,6 @@ from overlay.wire.records import (
 ACCEPTED, TOKENS, FINISHED, RECEIPT, FAILED = 1, 2, 3, 4, 5
 
 FRAME_HEADER_BYTES = 4
-MAX_EVENT_BYTES = 1 << 20
-"""Longest record of one event; a receipt takes about 25 bytes a token."""
 MAX_TEXT_BYTES = 1 << 16
 MAX_RECEIPT_BYTES = MAX_EVENT_BYTES - 16
 MAX_CODE_BYTES = 64

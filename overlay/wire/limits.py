@@ -94,3 +94,29 @@ MAX_LINKS = 1024
 """Links of one node. Over it, dials fail and inbound connections are refused."""
 MAX_PENDING_ACCEPTS = 128
 """Inbound connections that haven't greeted us yet. Over it, further ones are refused."""
+
+# --- prompts, at both ends ------------------------------------------------------------------------
+MAX_PATHS = 8
+"""Paths of one answer, n at most. A message with more is malformed."""
+MAX_PROMPT_BYTES = 512 * 1024
+"""The message M, padding included. A client refuses to send a longer one."""
+MAX_PROMPT_LIFETIME_S = 600
+CLOCK_SKEW_S = 120
+"""A prompt that expires later than lifetime and skew allow, or has expired by more, is dropped."""
+
+# --- prompts, at a model node ---------------------------------------------------------------------
+MAX_PARTIAL_PROMPTS = 1024
+MAX_PARTIAL_PROMPTS_PER_PROXY = 128
+MAX_PARTIAL_PROMPT_BYTES = 64 * 1024 * 1024
+"""Prompts of which too few cloves have come. Over one of these, the oldest is dropped."""
+PARTIAL_PROMPT_TIMEOUT_S = 30.0
+MAX_REMEMBERED_PROMPTS = 65_536
+"""Prompts that can't be replayed because we remember them. Over it, new prompts are dropped."""
+MAX_UPDATES = 1024
+"""Updates of one answer. Over it, further ones are dropped."""
+
+# --- answers, at a client -------------------------------------------------------------------------
+MAX_EVENT_BYTES = 1 << 20
+"""One event of an answer; a receipt takes about 25 bytes a token. A longer one ends the answer as malformed."""
+MAX_BLOCKS_AHEAD = 1024
+"""Fragments of blocks further ahead are dropped; they are asked for again when their turn comes."""

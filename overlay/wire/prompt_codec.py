@@ -9,6 +9,7 @@ from typing import Literal, cast
 from crypto.errors import DecodeError
 from crypto.identity import NodeId
 from overlay.errors import LocalProtocolError
+from overlay.wire.limits import MAX_PATHS, MAX_PROMPT_BYTES
 from overlay.wire.prompt import MAX_TOP_K, ChatMessage, Prompt, PromptMessage, ReplyPath, SamplerSpec
 from overlay.wire.records import (
     pack_record,
@@ -23,9 +24,6 @@ from overlay.wire.records import (
 
 FORMAT = 1
 SMALLEST_MESSAGE_BYTES = 1024
-MAX_MESSAGE_BYTES = 512 * 1024
-"""Longest M, padding included."""
-MAX_PATHS = 8
 MAX_MODEL_BYTES = 128
 MAX_CHAT_MESSAGES = 1024
 MAX_TEMPERATURE = 2.0
@@ -54,8 +52,8 @@ def encode_prompt_message(message: PromptMessage) -> bytes:
     """Returns M. Raises LocalProtocolError if a value is out of bounds or the prompt is too long."""
     record = pack_record(_fields_of(message))
     size = padded_size(_LENGTH_BYTES + len(record))
-    if size > MAX_MESSAGE_BYTES:
-        limit = MAX_MESSAGE_BYTES // 1024
+    if size > MAX_PROMPT_BYTES:
+        limit = MAX_PROMPT_BYTES // 1024
         raise LocalProtocolError(
             f"the prompt is too long: {len(record)} bytes, at most {limit} KiB can be sent"
         )
@@ -69,7 +67,7 @@ def encode_prompt_message(message: PromptMessage) -> bytes:
 
 def decode_prompt_message(data: bytes) -> PromptMessage:
     """Reads M. Raises DecodeError and nothing else."""
-    if len(data) > MAX_MESSAGE_BYTES or len(data) != padded_size(len(data)):
+    if len(data) > MAX_PROMPT_BYTES or len(data) != padded_size(len(data)):
         raise DecodeError("prompt: not one of the padded sizes")
     end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
     if padded_size(end) != len(data) or data.count(0, end) != len(data) - end:
@@ -120,7 +118,7 @@ def _read_prompt(model: object, turns: object, text: object, sampler: object, no
     return Prompt(
         model=read_text(model, 1, MAX_MODEL_BYTES),
         messages=messages,
-        text=None if text is None else read_text(text, 1, MAX_MESSAGE_BYTES),
+        text=None if text is None else read_text(text, 1, MAX_PROMPT_BYTES),
         sampler=_read_sampler(sampler),
         nonce=read_octets(nonce, NONCE_BYTES, NONCE_BYTES),
     )
@@ -128,7 +126,7 @@ def _read_prompt(model: object, turns: object, text: object, sampler: object, no
 
 def _read_turn(value: object) -> ChatMessage:
     role, content = read_fields(value, 2)
-    return ChatMessage(_read_choice(role, ROLES), read_text(content, 0, MAX_MESSAGE_BYTES))
+    return ChatMessage(_read_choice(role, ROLES), read_text(content, 0, MAX_PROMPT_BYTES))
 
 
 def _read_sampler(value: object) -> SamplerSpec:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from crypto.errors import DecodeError
 from crypto.identity import NodeId
 from overlay.errors import LocalProtocolError
+from overlay.wire.limits import MAX_PATHS
 from overlay.wire.prompt import ReplyPath
-from overlay.wire.prompt_codec import MAX_PATHS, read_reply_path
+from overlay.wire.prompt_codec import read_reply_path
 from overlay.wire.records import (
     pack_record,
     read_array,
