@@ -13,14 +13,15 @@ from crypto.entropy import Entropy
 from crypto.identity import IdentityKey, NodeId
 from crypto.onion import BuildTerms, Hop, OnionKey
 from overlay.protocol.circuit import CircuitMachine, CircuitTimeouts
-from overlay.protocol.circuit_events import CircuitEvent, CircuitOutput
+from overlay.protocol.circuit_events import CircuitBuilt, CircuitClosed, CircuitEvent, CircuitOutput
 from overlay.protocol.effects import CloseLink, DeliverClove, Effect, OpenLink, RefuseAnswer, SendCell
 from overlay.protocol.relay import RelayMachine
-from overlay.wire.cells import CircuitId, choose_circuit_id, decode_cell, encode_cell
+from overlay.wire.cells import Cell, CircuitId, Command, choose_circuit_id, decode_cell, encode_cell
 
 UNIX_START = 1_800_000_000.0
 EPOCH = 7
 MODEL = NodeId(b"\xaa" * 32)
+ALL_HOPS = ("r1", "r2", "r3")
 OTHER_MODEL = NodeId(b"\xbb" * 32)
 
 Meddler = Callable[[NodeId, NodeId, bytes], Sequence[bytes]]
@@ -229,3 +230,20 @@ class Network:
 
     def circuit_count(self) -> int:
         return sum(node.relay.circuit_count for node in self.nodes.values())
+
+
+def is_open(circuit):
+    return bool(circuit.happened(CircuitBuilt)) and not circuit.happened(CircuitClosed)
+
+
+def closed_for(circuit):
+    return [event.cause for event in circuit.happened(CircuitClosed)]
+
+
+def inject(network, client, circuit, content):
+    """Send any content whatever through a client's layers."""
+    body = circuit.machine._layers.wrap(content)
+    network.do(
+        client, circuit, [SendCell(circuit.machine.guard, Cell(circuit.machine.circ_id, Command.FWD, body))]
+    )
+    network.run()
