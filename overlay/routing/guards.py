@@ -10,34 +10,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from crypto.entropy import Entropy
-from crypto.errors import DecodeError
 from crypto.identity import NodeId
 from overlay.routing.directory import Directory
 from overlay.routing.diversity import Diversity, Mixture
 from overlay.routing.draw import draw_below, draw_each
-from overlay.wire.limits import NODE_ID_BYTES
-from overlay.wire.records import (
-    pack_record,
-    read_array,
-    read_fields,
-    read_integer,
-    read_octets,
-    unpack_record,
-)
 
-FORMAT = 1
 _DAY_S = 24 * 3600
-_MAX_UNIX_TIME = (1 << 40) - 1
-_MAX_GUARDS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A relay of the sample. unlisted_since_unix is None while the directory lists it."""
+    """A relay of the sample, from since to until. away_since_unix is None while the directory lists it."""
 
     node_id: NodeId
-    expires_unix: int
-    unlisted_since_unix: int | None = None
+    since_unix: int
+    until_unix: int
+    away_since_unix: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +34,7 @@ class GuardPolicy:
 
     listed: how many of the sample should be in the directory, more than there are paths, so that one that
     is away has a stand-in. size: the sample is never larger, so that whoever silences guards one by one
-    can't walk a client through the whole network. forget_unlisted_s: how long a guard may be away before
+    can't walk a client through the whole network. forget_away_s: how long a guard may be away before
     its place is given up.
     """
 
@@ -54,11 +42,11 @@ class GuardPolicy:
     size: int = 20
     shortest_s: int = 30 * _DAY_S
     longest_s: int = 90 * _DAY_S
-    forget_unlisted_s: int = 20 * _DAY_S
+    forget_away_s: int = 20 * _DAY_S
     diversity: Diversity = Diversity.STRICT
 
 
-LOCAL_GUARDS = GuardPolicy(forget_unlisted_s=60, diversity=Diversity.LOCAL)
+LOCAL_GUARDS = GuardPolicy(forget_away_s=60, diversity=Diversity.LOCAL)
 """For a network on one machine, whose relays come and go with each run."""
 
 
@@ -93,7 +81,7 @@ def refresh_sample(
     kept = [guard for guard in kept if not _is_over(guard, unix_time, policy) and guard.node_id != client]
     room = min(policy.listed - sum(guard.node_id in listed for guard in kept), policy.size - len(kept))
     new = _draw_new(kept, directory, client, room, policy, entropy) if room > 0 else ()
-    added = (Guard(node_id, unix_time + _draw_span(policy, entropy)) for node_id in new)
+    added = (Guard(node_id, unix_time, unix_time + _draw_span(policy, entropy)) for node_id in new)
     return GuardSample((*kept, *added))
 
 
@@ -103,16 +91,16 @@ def _draw_span(policy: GuardPolicy, entropy: Entropy) -> int:
 
 def _seen(guard: Guard, listed: frozenset[NodeId], unix_time: int) -> Guard:
     """The guard as the directory has it now: listed, or away since some time."""
-    since = None if guard.node_id in listed else guard.unlisted_since_unix
+    since = None if guard.node_id in listed else guard.away_since_unix
     if since is None and guard.node_id not in listed:
         since = unix_time
-    return guard if since == guard.unlisted_since_unix else replace(guard, unlisted_since_unix=since)
+    return guard if since == guard.away_since_unix else replace(guard, away_since_unix=since)
 
 
 def _is_over(guard: Guard, unix_time: int, policy: GuardPolicy) -> bool:
-    away_since = guard.unlisted_since_unix
-    away_too_long = away_since is not None and unix_time - away_since > policy.forget_unlisted_s
-    return unix_time > guard.expires_unix or away_too_long
+    away_since = guard.away_since_unix
+    away_too_long = away_since is not None and unix_time - away_since > policy.forget_away_s
+    return unix_time > guard.until_unix or away_too_long
 
 
 def _draw_new(
@@ -136,28 +124,3 @@ def _draw_new(
             mixture.add(relay)
             drawn.append(relay.node_id)
     return tuple(drawn)
-
-
-def encode_sample(sample: GuardSample) -> bytes:
-    """The sample as bytes, for the daemon's store."""
-    guards = tuple((guard.node_id, guard.expires_unix, guard.unlisted_since_unix) for guard in sample.guards)
-    return pack_record((FORMAT, guards))
-
-
-def decode_sample(data: bytes) -> GuardSample:
-    """Reads a stored sample. Raises DecodeError and nothing else."""
-    version, guards = read_fields(unpack_record(data), 2)
-    read_integer(version, FORMAT, FORMAT)
-    sample = GuardSample(tuple(_read_guard(item) for item in read_array(guards, _MAX_GUARDS)))
-    if len(set(sample.node_ids)) != len(sample.guards):
-        raise DecodeError("guard sample: the same guard twice")
-    return sample
-
-
-def _read_guard(value: object) -> Guard:
-    node_id, expires, unlisted_since = read_fields(value, 3)
-    return Guard(
-        NodeId(read_octets(node_id, NODE_ID_BYTES, NODE_ID_BYTES)),
-        read_integer(expires, 0, _MAX_UNIX_TIME),
-        None if unlisted_since is None else read_integer(unlisted_since, 0, _MAX_UNIX_TIME),
-    )

@@ -1,0 +1,124 @@
+"""Checking one whole answer: what `clove verify` does with what `clove ask` kept.
+
+The record is the user's own account of what was asked and what came back. Everything in it is held against
+the node's receipt, and the receipt against a fresh replay. All that is wrong is reported, not only the
+first thing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from crypto.errors import AuthenticationError, DecodeError
+from crypto.identity import NodeId
+from overlay.wire.prompt import ModelId, Prompt
+from verify.audit import FIXED_TABLE, Table, audit
+from verify.errors import ReplayRefusedError
+from verify.ports import Replay, Scorer
+from verify.receipt import Receipt, SamplerTerms, commit_prompt, decode_receipt
+from verify.verdict import Finding, Reason, Verdict
+
+_ENDINGS = {"eos": "stop", "stop": "stop", "length": "length"}
+_ENDING_WORDS = {
+    "eos": "with an end token",
+    "stop": "at a stop string",
+    "length": "at the length asked for",
+    "early": "before the model's end",
+    "overrun": "beyond their own end",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """An answer as its user keeps it. Encoded by `verify.record_codec`.
+
+    node_id, model_id and numerics_class are what the chosen node's descriptor said when it was asked;
+    blinding is the prompt's, 32 bytes; receipt is still encoded.
+    """
+
+    prompt: Prompt
+    blinding: bytes
+    text: str
+    node_id: NodeId
+    model_id: ModelId
+    numerics_class: str
+    receipt: bytes
+    created_unix: int
+
+
+async def check_answer(record: AnswerRecord, scorer: Scorer, table: Table = FIXED_TABLE) -> Verdict:
+    """Checks a kept answer in full. Raises ReplayUnavailableError when the reference model can't be run."""
+    try:
+        signed = decode_receipt(record.receipt)
+    except DecodeError as error:
+        return Verdict((Reason(Finding.MALFORMED, f"the receipt can't be read: {error}"),), None)
+    stranger = _stranger(record, signed.signer)
+    try:
+        receipt = signed.check()
+    except AuthenticationError:
+        # Nothing in a receipt that nobody signed is worth a look.
+        detail = "the receipt is not signed by the node that it names"
+        return Verdict((Reason(Finding.SIGNATURE, detail), *stranger), None)
+    claims = (*stranger, *_differing_claims(record, receipt))
+    # The promised model is run, whatever the receipt says.
+    prompt = replace(record.prompt, model=record.model_id)
+    try:
+        replayed = await scorer.replay(prompt, receipt.output_ids)
+    except ReplayRefusedError as error:
+        return Verdict((*claims, Reason(Finding.REPLAY, str(error))), None)
+    found = audit(receipt, replayed, table)
+    reasons = (*claims, *_differing_replay(record, receipt, replayed), *found.reasons)
+    return Verdict(reasons, found.figures, found.notes)
+
+
+def _stranger(record: AnswerRecord, signer: NodeId) -> tuple[Reason, ...]:
+    if signer == record.node_id:
+        return ()
+    return (
+        Reason(Finding.NODE, f"signed by {signer.hex()[:16]}, while {record.node_id.hex()[:16]} was asked"),
+    )
+
+
+def _differing_claims(record: AnswerRecord, receipt: Receipt) -> Iterator[Reason]:
+    """What can be seen without a model."""
+    if receipt.model_id != record.model_id:
+        yield Reason(Finding.MODEL, f"the receipt is for {receipt.model_id}, asked was {record.model_id}")
+    if receipt.numerics_class != record.numerics_class:
+        yield Reason(
+            Finding.NUMERICS,
+            f"the receipt is for {receipt.numerics_class}, offered was {record.numerics_class}",
+        )
+    asked = SamplerTerms.of(record.prompt.sampler)
+    if receipt.sampler != asked:
+        yield Reason(Finding.SAMPLER, f"the receipt is for {receipt.sampler}, asked was {asked}")
+    if receipt.nonce != record.prompt.nonce:
+        yield Reason(Finding.NONCE, "the receipt is for another nonce")
+    if len(receipt.output_ids) > asked.max_tokens:
+        yield Reason(
+            Finding.COUNTS, f"{len(receipt.output_ids)} tokens, asked were {asked.max_tokens} at most"
+        )
+
+
+def _differing_replay(record: AnswerRecord, receipt: Receipt, replayed: Replay) -> Iterator[Reason]:
+    """What the replay shows beside the audit's figures."""
+    if replayed.model_id != record.model_id:
+        yield Reason(Finding.MODEL, f"the replay ran {replayed.model_id}, asked was {record.model_id}")
+    if receipt.commitment != commit_prompt(replayed.prompt_ids, record.blinding):
+        yield Reason(Finding.PROMPT, "the receipt commits to another prompt")
+    if receipt.prompt_tokens != len(replayed.prompt_ids):
+        yield Reason(
+            Finding.COUNTS,
+            f"the receipt counts {receipt.prompt_tokens} prompt tokens, there are {len(replayed.prompt_ids)}",
+        )
+    if record.text != replayed.text:
+        at = _first_difference(record.text, replayed.text)
+        yield Reason(Finding.TEXT, f"the text is not what the receipt's tokens say, from character {at} on")
+    if _ENDINGS.get(replayed.ending) != receipt.finish_reason:
+        yield Reason(
+            Finding.FINISH,
+            f"the receipt says {receipt.finish_reason}, its tokens end {_ENDING_WORDS[replayed.ending]}",
+        )
+
+
+def _first_difference(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))

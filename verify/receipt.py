@@ -1,0 +1,225 @@
+"""The receipt: what a model node signs with every answer, so that anyone with the weights can replay it.
+
+`node id 32 | signature 64 | body` (`docs/spec/receipt.md`); what is signed is the node id and the body. It
+names no user, and its commitment to the prompt is blinded by a secret of the user's: whoever holds a
+receipt alone can't test guesses of the prompt. There is exactly one encoding of each value. About 0.3 KB
+and 24 bytes a token.
+"""
+
+import hashlib
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from crypto.checkable import Signed
+from crypto.errors import DecodeError
+from crypto.identity import IdentityKey, decode_node_id
+from overlay.errors import LocalProtocolError
+from overlay.wire.prompt import MAX_TOP_K, ModelId, SamplerSpec
+from overlay.wire.records import (
+    pack_record,
+    read_fields,
+    read_integer,
+    read_number,
+    read_octets,
+    read_text,
+    unpack_record,
+)
+from verify.fingerprint import FINGERPRINT_BYTES, decode_fingerprint
+
+FORMAT = 1
+CONTEXT = b"clove-receipt/1"
+NODE_ID_BYTES = 32
+SIGNATURE_BYTES = 64
+NONCE_BYTES = 32
+COMMITMENT_BYTES = 32
+BLINDING_BYTES = 32
+MAX_OUTPUT_TOKENS = 1 << 15
+MAX_PROMPT_TOKENS = 1 << 24
+MAX_TEMPERATURE = 2.0
+MAX_COMPLETION_TOKENS = 1 << 17
+MAX_UNIX_TIME = (1 << 40) - 1
+MAX_RECEIPT_BYTES = 1024 + MAX_OUTPUT_TOKENS * (4 + 2 + FINGERPRINT_BYTES)
+_LOWEST_LOGPROB = -65504.0
+_PREFIX_BYTES = NODE_ID_BYTES + SIGNATURE_BYTES
+_U32_MAX = (1 << 32) - 1
+_U64_MAX = (1 << 64) - 1
+_COMMITMENT_LABEL = b"clove-receipt/1"
+_MODEL_ID = re.compile(r"m-[0-9a-f]{40}")
+_NUMERICS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,31}")
+_REASONS: tuple[Literal["stop", "length"], ...] = ("stop", "length")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerTerms:
+    """The part of a sampler's specification that a receipt states; stop strings are the user's own business."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+
+    @classmethod
+    def of(cls, sampler: SamplerSpec) -> "SamplerTerms":
+        """The terms of a whole specification."""
+        return cls(float(sampler.temperature), float(sampler.top_p), sampler.top_k, sampler.max_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """An account of one answer.
+
+    nonce: the client's, 32 bytes. commitment: `commit_prompt` of the prompt's ids. serial: never used twice
+    by a node; two receipts with one serial prove that it lied. output_ids: every sampled token, an end
+    token too. logprobs: natural, at temperature 1, rounded to fp16. fingerprints: 18 bytes each
+    (`verify.fingerprint`). cached_tokens: how many of the prompt's tokens were not computed afresh.
+    """
+
+    model_id: ModelId
+    numerics_class: str
+    sampler: SamplerTerms
+    nonce: bytes
+    commitment: bytes
+    serial: int
+    output_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    fingerprints: tuple[bytes, ...]
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    cached_tokens: int
+    issued_unix: int
+
+
+def commit_prompt(prompt_ids: Sequence[int], blinding: bytes) -> bytes:
+    """The blinded commitment to a prompt: 32 bytes of BLAKE2b, keyed by the blinding, over u32 LE ids."""
+    if len(blinding) != BLINDING_BYTES:
+        raise ValueError(f"a blinding has {BLINDING_BYTES} bytes")
+    packed = struct.pack(f"<{len(prompt_ids)}I", *prompt_ids)
+    return hashlib.blake2b(
+        packed, digest_size=COMMITMENT_BYTES, key=blinding, person=_COMMITMENT_LABEL
+    ).digest()
+
+
+def round_logprob(logprob: float) -> float:
+    """A log-probability as receipts carry it: fp16, no lower than fp16 goes, never above 0."""
+    return cast("float", struct.unpack("<e", struct.pack("<e", min(0.0, max(_LOWEST_LOGPROB, logprob))))[0])
+
+
+def sign_receipt(key: IdentityKey, receipt: Receipt) -> bytes:
+    """Encodes and signs. Raises LocalProtocolError if a value is out of bounds."""
+    try:
+        body = _encode_body(receipt)
+        data = key.node_id + key.sign(CONTEXT, key.node_id + body) + body
+        decode_receipt(data)
+    except (DecodeError, struct.error, OverflowError, TypeError) as error:
+        raise LocalProtocolError(f"this receipt can't be issued: {error}") from error
+    return data
+
+
+def decode_receipt(data: bytes) -> Signed[Receipt]:
+    """Reads a receipt; the signature is still to be checked. Raises DecodeError and nothing else."""
+    if not _PREFIX_BYTES < len(data) <= MAX_RECEIPT_BYTES:
+        raise DecodeError("receipt: wrong length")
+    signer = decode_node_id(data[:NODE_ID_BYTES])
+    body = data[_PREFIX_BYTES:]
+    receipt = _read_body(unpack_record(body))
+    if _encode_body(receipt) != body:
+        raise DecodeError("receipt: not the canonical encoding")
+    return Signed(receipt, signer, CONTEXT, signer + body, data[NODE_ID_BYTES:_PREFIX_BYTES])
+
+
+def _encode_body(receipt: Receipt) -> bytes:
+    count = len(receipt.output_ids)
+    sampler = receipt.sampler
+    return pack_record(
+        (
+            FORMAT,
+            receipt.model_id,
+            receipt.numerics_class,
+            (sampler.temperature, sampler.top_p, sampler.top_k, sampler.max_tokens),
+            receipt.nonce,
+            receipt.commitment,
+            receipt.serial,
+            _REASONS.index(receipt.finish_reason),
+            receipt.prompt_tokens,
+            receipt.cached_tokens,
+            receipt.issued_unix,
+            struct.pack(f"<{count}I", *receipt.output_ids),
+            struct.pack(f"<{len(receipt.logprobs)}e", *receipt.logprobs),
+            b"".join(receipt.fingerprints),
+        )
+    )
+
+
+def _read_body(record: list[object]) -> Receipt:
+    fields = read_fields(record, 14)
+    version, model_id, numerics, sampler, nonce, commitment, serial = fields[:7]
+    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints = fields[7:]
+    read_integer(version, FORMAT, FORMAT)
+    output_ids = _read_ids(ids)
+    prompt_count = read_integer(prompt_tokens, 0, MAX_PROMPT_TOKENS)
+    return Receipt(
+        model_id=ModelId(_matching(model_id, _MODEL_ID)),
+        numerics_class=_matching(numerics, _NUMERICS),
+        sampler=_read_sampler(sampler),
+        nonce=read_octets(nonce, NONCE_BYTES, NONCE_BYTES),
+        commitment=read_octets(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES),
+        serial=read_integer(serial, 0, _U64_MAX),
+        output_ids=output_ids,
+        logprobs=_read_logprobs(logprobs, len(output_ids)),
+        fingerprints=_read_fingerprints(fingerprints, len(output_ids)),
+        finish_reason=_REASONS[read_integer(reason, 0, len(_REASONS) - 1)],
+        prompt_tokens=prompt_count,
+        cached_tokens=read_integer(cached_tokens, 0, prompt_count),
+        issued_unix=read_integer(issued, 0, MAX_UNIX_TIME),
+    )
+
+
+def _read_sampler(value: object) -> SamplerTerms:
+    temperature, top_p, top_k, max_tokens = read_fields(value, 4)
+    return SamplerTerms(
+        _positive_zero(read_number(temperature, 0.0, MAX_TEMPERATURE)),
+        _positive_zero(read_number(top_p, 0.0, 1.0)),
+        read_integer(top_k, 1, MAX_TOP_K),
+        read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS),
+    )
+
+
+def _positive_zero(number: float) -> float:
+    """-0.0 equals 0.0 but is another encoding of it."""
+    if math.copysign(1.0, number) < 0:
+        raise DecodeError("receipt: a negative zero")
+    return number
+
+
+def _read_ids(value: object) -> tuple[int, ...]:
+    packed = read_octets(value, 0, 4 * MAX_OUTPUT_TOKENS)
+    if len(packed) % 4:
+        raise DecodeError("receipt: not a whole number of ids")
+    return struct.unpack(f"<{len(packed) // 4}I", packed)
+
+
+def _read_logprobs(value: object, count: int) -> tuple[float, ...]:
+    packed = read_octets(value, 2 * count, 2 * count)
+    logprobs = struct.unpack(f"<{count}e", packed)
+    if not all(_LOWEST_LOGPROB <= logprob <= 0.0 for logprob in logprobs):
+        raise DecodeError("receipt: a log-probability out of range")
+    return logprobs
+
+
+def _read_fingerprints(value: object, count: int) -> tuple[bytes, ...]:
+    packed = read_octets(value, FINGERPRINT_BYTES * count, FINGERPRINT_BYTES * count)
+    found = tuple(packed[at : at + FINGERPRINT_BYTES] for at in range(0, len(packed), FINGERPRINT_BYTES))
+    for fingerprint in found:
+        decode_fingerprint(fingerprint)
+    return found
+
+
+def _matching(value: object, pattern: re.Pattern[str]) -> str:
+    text = read_text(value, 1, 64)
+    if pattern.fullmatch(text) is None:
+        raise DecodeError("receipt: a name with characters that don't belong there")
+    return text

@@ -1,0 +1,223 @@
+"""Answer records as JSON: what `clove ask --save` writes, `clove verify` reads and the daemon stores.
+
+People may edit the file, and may be handed one by a stranger: a file that is not exactly a record is a
+DecodeError.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from crypto.errors import DecodeError
+from crypto.identity import decode_node_id
+from overlay.wire.prompt import MAX_TOP_K, ChatMessage, ModelId, Prompt, SamplerSpec
+from overlay.wire.prompt_codec import (
+    MAX_CHAT_MESSAGES,
+    MAX_COMPLETION_TOKENS,
+    MAX_MODEL_BYTES,
+    MAX_STOP_BYTES,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+    ROLES,
+)
+from verify.answer import AnswerRecord
+from verify.receipt import MAX_RECEIPT_BYTES, MAX_UNIX_TIME
+
+FORMAT = "clove-answer/1"
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+_MAX_TEXT_CHARACTERS = 2 * 1024 * 1024
+_MAX_NAME_CHARACTERS = 64
+_T = TypeVar("_T")
+_Object = Mapping[str, object]
+
+
+def encode_record(record: AnswerRecord) -> str:
+    """Returns the record as JSON, indented for people."""
+    prompt, sampler = record.prompt, record.prompt.sampler
+    asked: dict[str, object] = {"model": prompt.model}
+    if prompt.text is not None:
+        asked["text"] = prompt.text
+    else:
+        asked["messages"] = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+    asked["sampler"] = {
+        "temperature": sampler.temperature,
+        "top_p": sampler.top_p,
+        "top_k": sampler.top_k,
+        "max_tokens": sampler.max_tokens,
+        "stop": list(sampler.stop),
+    }
+    asked["nonce"] = prompt.nonce.hex()
+    fields = {
+        "format": FORMAT,
+        "created_unix": record.created_unix,
+        "node_id": record.node_id.hex(),
+        "model_id": record.model_id,
+        "numerics_class": record.numerics_class,
+        "prompt": asked,
+        "blinding": record.blinding.hex(),
+        "text": record.text,
+        "receipt": base64.b64encode(record.receipt).decode("ascii"),
+    }
+    return json.dumps(fields, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def decode_record(data: str | bytes) -> AnswerRecord:
+    """Reads a record. Raises DecodeError, which names the field, and nothing else."""
+    fields = _object(_parse(data), "record")
+    _expect_keys(
+        fields,
+        "record",
+        {
+            "format",
+            "created_unix",
+            "node_id",
+            "model_id",
+            "numerics_class",
+            "prompt",
+            "blinding",
+            "text",
+            "receipt",
+        },
+    )
+    if fields["format"] != FORMAT:
+        raise DecodeError(f"answer record: not of the format {FORMAT}")
+    return AnswerRecord(
+        prompt=_read_prompt(fields["prompt"]),
+        blinding=_hex(fields["blinding"], "blinding", 32),
+        text=_text(fields["text"], "text", _MAX_TEXT_CHARACTERS),
+        node_id=decode_node_id(_hex(fields["node_id"], "node_id", 32)),
+        model_id=ModelId(_text(fields["model_id"], "model_id", _MAX_NAME_CHARACTERS)),
+        numerics_class=_text(fields["numerics_class"], "numerics_class", _MAX_NAME_CHARACTERS),
+        receipt=_base64(fields["receipt"]),
+        created_unix=_integer(fields["created_unix"], "created_unix", 0, MAX_UNIX_TIME),
+    )
+
+
+def _parse(data: str | bytes) -> object:
+    if len(data) > MAX_RECORD_BYTES:
+        raise DecodeError(f"answer record: longer than {MAX_RECORD_BYTES} bytes")
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        text.encode("utf-8")
+        parsed: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct_keys)
+    except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
+        raise DecodeError("answer record: not JSON") from error
+    return parsed
+
+
+def _refuse_constant(name: str) -> object:
+    raise DecodeError(f"answer record: {name} is no number")
+
+
+def _distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise DecodeError("answer record: a field given twice")
+    return found
+
+
+def _read_prompt(value: object) -> Prompt:
+    fields = _object(value, "prompt")
+    content = "text" if "text" in fields else "messages"
+    _expect_keys(fields, "prompt", {"model", content, "sampler", "nonce"})
+    text: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
+    if content == "text":
+        text = _text(fields["text"], "prompt.text", _MAX_TEXT_CHARACTERS)
+    else:
+        messages = _array(fields["messages"], "prompt.messages", MAX_CHAT_MESSAGES, _read_message)
+    return Prompt(
+        model=_text(fields["model"], "prompt.model", MAX_MODEL_BYTES),
+        messages=messages,
+        text=text,
+        sampler=_read_sampler(fields["sampler"]),
+        nonce=_hex(fields["nonce"], "prompt.nonce", 32),
+    )
+
+
+def _read_message(value: object) -> ChatMessage:
+    fields = _object(value, "prompt.messages")
+    _expect_keys(fields, "prompt.messages", {"role", "content"})
+    role = _text(fields["role"], "prompt.messages.role", _MAX_NAME_CHARACTERS)
+    if role not in ROLES:
+        raise DecodeError(f"answer record: prompt.messages.role is none of {', '.join(ROLES)}")
+    return ChatMessage(role, _text(fields["content"], "prompt.messages.content", _MAX_TEXT_CHARACTERS))
+
+
+def _read_sampler(value: object) -> SamplerSpec:
+    fields = _object(value, "prompt.sampler")
+    _expect_keys(fields, "prompt.sampler", {"temperature", "top_p", "top_k", "max_tokens", "stop"})
+    return SamplerSpec(
+        temperature=_number(fields["temperature"], "prompt.sampler.temperature", MAX_TEMPERATURE),
+        top_p=_number(fields["top_p"], "prompt.sampler.top_p", 1.0),
+        top_k=_integer(fields["top_k"], "prompt.sampler.top_k", 1, MAX_TOP_K),
+        max_tokens=_integer(fields["max_tokens"], "prompt.sampler.max_tokens", 1, MAX_COMPLETION_TOKENS),
+        stop=_array(
+            fields["stop"],
+            "prompt.sampler.stop",
+            MAX_STOPS,
+            lambda item: _text(item, "prompt.sampler.stop", MAX_STOP_BYTES),
+        ),
+    )
+
+
+def _object(value: object, name: str) -> _Object:
+    if not isinstance(value, dict):
+        raise DecodeError(f"answer record: {name} is not an object")
+    return value
+
+
+def _expect_keys(fields: _Object, name: str, expected: set[str]) -> None:
+    if fields.keys() != expected:
+        wrong = ", ".join(sorted(key[:_MAX_NAME_CHARACTERS] for key in fields.keys() ^ expected))
+        raise DecodeError(f"answer record: {name} has missing or unknown fields: {wrong}")
+
+
+def _array(value: object, name: str, max_length: int, read: Callable[[object], _T]) -> tuple[_T, ...]:
+    if not isinstance(value, list) or len(value) > max_length:
+        raise DecodeError(f"answer record: {name} is not an array, or too long")
+    return tuple(read(item) for item in value)
+
+
+def _text(value: object, name: str, max_characters: int) -> str:
+    if not isinstance(value, str) or len(value) > max_characters:
+        raise DecodeError(f"answer record: {name} is not a text, or too long")
+    try:
+        value.encode("utf-8")  # an escaped lone surrogate is valid JSON, but no text
+    except UnicodeEncodeError as error:
+        raise DecodeError(f"answer record: {name} is not Unicode text") from error
+    return value
+
+
+def _integer(value: object, name: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise DecodeError(f"answer record: {name} is not an integer of {low} to {high}")
+    return value
+
+
+def _number(value: object, name: str, high: float) -> float:
+    # A person may well write 1 for 1.0.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+        raise DecodeError(f"answer record: {name} is not a number of 0 to {high}")
+    return abs(float(value))  # -0.0 is 0.0
+
+
+def _hex(value: object, name: str, size: int) -> bytes:
+    try:
+        found = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        found = b""
+    if len(found) != size:
+        raise DecodeError(f"answer record: {name} is not {size} bytes in hexadecimal")
+    return found
+
+
+def _base64(value: object) -> bytes:
+    try:
+        if isinstance(value, str) and len(value) <= 2 * MAX_RECEIPT_BYTES:
+            return base64.b64decode(value, validate=True)
+    except (ValueError, binascii.Error):
+        pass
+    raise DecodeError("answer record: receipt is not base64")

@@ -1,0 +1,79 @@
+"""What an audit finds: accepted or not, every reason why not, and the figures that it rests on."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Finding(StrEnum):
+    """What can be wrong with an answer."""
+
+    MALFORMED = "malformed"
+    SIGNATURE = "signature"
+    NODE = "node"
+    MODEL = "model"
+    NUMERICS = "numerics"
+    SAMPLER = "sampler"
+    NONCE = "nonce"
+    PROMPT = "prompt"
+    COUNTS = "counts"
+    FINISH = "finish"
+    TEXT = "text"
+    REPLAY = "replay"
+    MARGINS = "margins"
+    FINGERPRINTS = "fingerprints"
+    LOGPROBS = "logprobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is wrong: a code for programs and a sentence for people."""
+
+    finding: Finding
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.finding}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a replay measured, and the bars that it was held against.
+
+    exceedances: tokens whose margin is over epsilon. log10_e: decimal logarithm of the greatest value that
+    the e-process took; reject_log10_e is where it rejects. Distances and gaps are means over the tokens.
+    """
+
+    tokens: int
+    exceedances: int
+    largest_margin: float
+    epsilon: float
+    log10_e: float
+    reject_log10_e: float
+    fingerprint_distance: float
+    largest_fingerprint_distance: float
+    fingerprint_bar: float
+    logprob_gap: float
+    largest_logprob_gap: float
+    logprob_bar: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Accepted only when nothing is wrong. notes say what a reader should know of an accepted answer too.
+
+    figures is None when no replay could be held against bars.
+    """
+
+    reasons: tuple[Reason, ...]
+    figures: Figures | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there is no reason against the answer."""
+        return not self.reasons
+
+    @property
+    def findings(self) -> frozenset[Finding]:
+        """The codes of the reasons."""
+        return frozenset(reason.finding for reason in self.reasons)
