@@ -75,6 +75,10 @@ class Request:
         """The numbers of the paths in use, in the order of their fragments."""
         return tuple(path.number for path in self._paths)
 
+    def current_update(self, have: int, *, stalled: bool = False, cancel: bool = False) -> Update:
+        """What an update would say now."""
+        return Update(have=have, paths=tuple(self._paths), stalled=stalled, cancel=cancel)
+
     def update(
         self, have: int, *, stalled: bool = False, cancel: bool = False, copies: int = UPDATE_COPIES
     ) -> tuple[bytes, ...]:
@@ -82,7 +86,7 @@ class Request:
 
         have: of the receiver. stalled: after BlocksMissing. cancel: nothing more is wanted.
         """
-        update = Update(have=have, paths=tuple(self._paths), stalled=stalled, cancel=cancel)
+        update = self.current_update(have, stalled=stalled, cancel=cancel)
         sealed = close_update(update_key(self.terms), self.mid, self._next_sequence, update)
         self._next_sequence += 1
         return tuple(seal_update(self.target, sealed) for _ in range(copies))
