@@ -16,15 +16,12 @@ from typing import Any
 from node.errors import StoreError
 
 SCHEMA_VERSION = 1
-MAX_GUARDS = 64
 MAX_DESCRIPTORS = 20_000
 _SCHEMA = """
 CREATE TABLE answers (
   position INTEGER PRIMARY KEY AUTOINCREMENT, answer_id TEXT NOT NULL UNIQUE, created_unix REAL NOT NULL,
   record TEXT NOT NULL, account TEXT NOT NULL);
-CREATE TABLE guards (
-  position INTEGER PRIMARY KEY, node_id BLOB NOT NULL UNIQUE,
-  since_unix REAL NOT NULL, until_unix REAL NOT NULL);
+CREATE TABLE guards (position INTEGER PRIMARY KEY CHECK (position = 0), sample BLOB NOT NULL);
 CREATE TABLE descriptors (node_id BLOB PRIMARY KEY, seq INTEGER NOT NULL,
   expires_unix REAL NOT NULL, blob BLOB NOT NULL);
 """
@@ -38,15 +35,6 @@ class StoredAnswer:
     created_unix: float
     record: str
     account: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredGuard:
-    """A guard of the sample, in its order."""
-
-    node_id: bytes
-    since_unix: float
-    until_unix: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +81,15 @@ class Store:
         """Ids of the kept answers, the newest first."""
         return [str(row[0]) for row in self._read("SELECT answer_id FROM answers ORDER BY position DESC")]
 
-    def save_guards(self, guards: Sequence[StoredGuard]) -> None:
-        """Replace the guard sample."""
-        rows = [(i, g.node_id, g.since_unix, g.until_unix) for i, g in enumerate(guards[:MAX_GUARDS])]
+    def save_guards(self, sample: bytes) -> None:
+        """Replace the guard sample, encoded by `overlay.routing.guards`."""
         with self._writing() as db:
-            db.execute("DELETE FROM guards")
-            db.executemany("INSERT INTO guards VALUES (?, ?, ?, ?)", rows)
+            db.execute("INSERT OR REPLACE INTO guards VALUES (0, ?)", (sample,))
 
-    def guards(self) -> list[StoredGuard]:
-        """The guard sample, in order."""
-        rows = self._read("SELECT node_id, since_unix, until_unix FROM guards ORDER BY position")
-        return [StoredGuard(bytes(row[0]), float(row[1]), float(row[2])) for row in rows]
+    def guards(self) -> bytes | None:
+        """The encoded guard sample; None where none was saved."""
+        rows = self._read("SELECT sample FROM guards")
+        return bytes(rows[0][0]) if rows else None
 
     def save_descriptors(self, descriptors: Iterable[StoredDescriptor], unix_time: float) -> None:
         """Keep the newest descriptor of each node; those that have expired go."""

@@ -124,3 +124,22 @@ def node_id_of(peer_id: bytes) -> NodeId:
     if not peer_id.startswith(_PEER_ID_PREFIX) or len(peer_id) != len(_PEER_ID_PREFIX) + NODE_ID_BYTES:
         raise DecodeError("peer id: not that of an Ed25519 key")
     return NodeId(peer_id[len(_PEER_ID_PREFIX) :])
+
+
+def parse_entry_point(text: str) -> tuple[NodeId, str]:
+    """Reads an address that names its node, as bootstrap lists do. Raises DecodeError without a valid /p2p/ part."""
+    address = parse_address(text)
+    if address.peer_id is None:
+        raise DecodeError("address: an entry point needs /p2p/PEER behind it")
+    return node_id_of(_from_base58(address.peer_id)), text
+
+
+def _from_base58(text: str) -> bytes:
+    number = 0
+    for digit in text:
+        value = _BASE58.find(digit)
+        if value < 0:
+            raise DecodeError("peer id: not base58")
+        number = number * 58 + value
+    zeros = len(text) - len(text.lstrip("1"))
+    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
