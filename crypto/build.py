@@ -195,8 +195,8 @@ def accept_build(
     layer = RelayLayer(data_keys, opened.keys.built, is_last=asked.next_id is None)
     region = bytearray(body[:SLOTS_BYTES])
     _slot(region, slot)[:] = confirmation
-    # Our own slot is hidden with the rest. Left in clear it would show the next hop an X25519 key, whose top bit
-    # is always 0, and so that it isn't the first.
+    # Our own slot is hidden with the rest. Left in clear it would show the next hop an X25519 key, whose top
+    # bit is always 0, and so that it isn't the first.
     onward = key_stream(opened.keys.slots).update(region) + entropy(TAIL_BYTES)
     return AcceptedBuild(
         next_id=asked.next_id,
