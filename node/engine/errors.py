@@ -1,0 +1,91 @@
+"""What can go wrong in `node.engine`.
+
+EngineError
+├── PromptRefusedError     the prompt can't be put to this model
+│   └── PromptTooLongError it has more tokens than the context holds
+├── UnknownModelError      no such model here
+├── EngineBusyError        the queue is full
+├── EngineCrashedError     the worker died, or is just being started again
+└── ModelError             something about a model's files
+    ├── ModelDamagedError      a file is missing or not what was stored
+    ├── UnsupportedModelError  an architecture, quantisation or tokenizer that we can't run
+    ├── PullFailedError        a source gave no model
+    └── DiskFullError          no room for it
+"""
+
+
+class EngineError(Exception):
+    """Base of every error that the engine raises."""
+
+
+class PromptRefusedError(EngineError):
+    """The prompt can't be put to this model; the message says why. Change the prompt."""
+
+
+class PromptTooLongError(PromptRefusedError):
+    """The prompt has more tokens than the context holds. Shorten it."""
+
+    def __init__(self, prompt_tokens: int, limit: int) -> None:
+        super().__init__(f"the prompt has {prompt_tokens} tokens; this model takes at most {limit}")
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class UnknownModelError(EngineError):
+    """No such model here. `known` lists what there is."""
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(f"there is no model {name!r} here; there is: {', '.join(known) or 'none'}")
+        self.name = name
+        self.known = known
+
+
+class EngineBusyError(EngineError):
+    """The queue is full. Ask again after `retry_after_s`."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"the engine's queue is full; try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+class EngineCrashedError(EngineError):
+    """The worker process died or is starting again. What it was generating is lost; ask again, or elsewhere."""
+
+    def __init__(self, cause: str, retry_after_s: float = 5.0) -> None:
+        super().__init__(f"the engine worker is down: {cause}")
+        self.cause = cause
+        self.retry_after_s = retry_after_s
+
+
+class ModelError(EngineError):
+    """Base of what can be wrong with a model's files."""
+
+
+class ModelDamagedError(ModelError):
+    """A stored file is missing or damaged. The message names it and the command that mends it."""
+
+    def __init__(self, alias: str, file: str, problem: str) -> None:
+        super().__init__(f"model {alias}: {file} {problem}; mend it with: clove models pull {alias}")
+        self.alias = alias
+        self.file = file
+        self.problem = problem
+
+
+class UnsupportedModelError(ModelError):
+    """The model's architecture, quantisation or tokenizer isn't one that this engine runs."""
+
+
+class PullFailedError(ModelError):
+    """The source gave no model: not found, unreachable, or its content isn't what was expected."""
+
+
+class DiskFullError(ModelError):
+    """There is no room for the model. What had been written was removed."""
+
+    def __init__(self, folder: str, needed_bytes: int | None = None, free_bytes: int | None = None) -> None:
+        figures = ""
+        if needed_bytes is not None and free_bytes is not None:
+            figures = f": {needed_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free"
+        super().__init__(f"no room in {folder}{figures}; the partial download was removed")
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes

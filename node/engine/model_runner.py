@@ -1,0 +1,179 @@
+"""The forward pass: loads a stored model with transformers' modules and computes the chunks of one step."""
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from node.engine.architectures import ARCHITECTURES
+from node.engine.attention import RAGGED_ATTENTION, KVCache, RaggedSpan, ragged_attention
+from node.engine.errors import ModelDamagedError, UnsupportedModelError
+from node.engine.fingerprint import encode_fingerprints, projection_matrix
+from node.engine.sampler import Candidates
+from node.engine.sequence import Chunk
+from overlay.wire.prompt import MAX_TOP_K
+
+
+class ModelConfig(Protocol):
+    """What the runner reads of a transformers configuration."""
+
+    num_hidden_layers: int
+    num_key_value_heads: int
+    num_attention_heads: int
+    hidden_size: int
+    head_dim: int
+    max_position_embeddings: int
+    vocab_size: int
+
+
+class ModelRunner:
+    """Weights, and the keys and values of every live request."""
+
+    def __init__(self, folder: Path, alias: str, device: str) -> None:
+        self.device = torch.device(device)
+        self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        self.model, self.config = load_model(folder, alias, self.device, self.dtype)
+        self._projection = projection_matrix(self.config.hidden_size).to(self.device)
+        self._caches: dict[int, KVCache] = {}
+
+    @property
+    def numerics_class(self) -> str:
+        """Name of the arithmetic, as receipts and descriptors carry it."""
+        return "torch-fp32" if self.dtype is torch.float32 else "torch-bf16"
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that one position of one sequence takes."""
+        config = self.config
+        width = config.num_key_value_heads * config.head_dim * self.dtype.itemsize
+        return int(2 * config.num_hidden_layers * width)
+
+    def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Compute the chunks; the last hidden states of the wanted rows, chunk after chunk: [rows, hidden_size]."""
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        spans: list[RaggedSpan] = []
+        for chunk in chunks:
+            ids += chunk.sequence.tokens(chunk.start, chunk.count)
+            positions += range(chunk.start, chunk.start + chunk.count)
+            rows += range(len(ids) - chunk.wanted, len(ids))
+            spans.append(RaggedSpan(self._cache_of(chunk), chunk.start, chunk.count))
+        hidden = self.model.model(
+            input_ids=torch.tensor([ids], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            use_cache=False,
+            spans=spans,
+        ).last_hidden_state[0]
+        for chunk in chunks:
+            chunk.sequence.computed += chunk.count
+        return hidden if len(rows) == len(ids) else hidden[rows]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits in fp32, [rows, vocabulary]."""
+        logits: torch.Tensor = self.model.lm_head(hidden)
+        return logits.float()
+
+    def fingerprints(self, hidden: torch.Tensor) -> list[bytes]:
+        """Fingerprints of hidden states, one per row."""
+        return encode_fingerprints(hidden, self._projection)
+
+    def free(self, request: int) -> None:
+        """Drop a request's keys and values."""
+        self._caches.pop(request, None)
+
+    def _cache_of(self, chunk: Chunk) -> KVCache:
+        sequence, config = chunk.sequence, self.config
+        if sequence.request not in self._caches:
+            self._caches[sequence.request] = KVCache(
+                config.num_hidden_layers,
+                config.num_key_value_heads,
+                sequence.capacity,
+                config.head_dim,
+                self.dtype,
+                self.device,
+            )
+        return self._caches[sequence.request]
+
+
+def top_candidates(logits: torch.Tensor) -> list[Candidates]:
+    """The 64 most likely tokens of each row of logits, equal logits by rising id."""
+    count = min(MAX_TOP_K, logits.shape[-1])
+    values, ids = logits.topk(count, dim=-1)
+    totals = logits.logsumexp(dim=-1)
+    crowded = (logits >= values[:, -1:]).sum(dim=-1) > count
+    columns = zip(values.tolist(), ids.tolist(), totals.tolist(), crowded.tolist(), strict=True)
+    found = []
+    for row, (row_values, row_ids, total, is_crowded) in enumerate(columns):
+        pairs = (
+            _with_tied(logits[row], row_values[-1]) if is_crowded else zip(row_values, row_ids, strict=True)
+        )
+        ordered = sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:count]
+        found.append(Candidates([pair[1] for pair in ordered], [pair[0] for pair in ordered], total))
+    return found
+
+
+def _with_tied(logits: torch.Tensor, lowest: float) -> list[tuple[float, int]]:
+    """Every token at or over the lowest candidate's logit: topk picks among equal ones as it likes."""
+    ids = (logits >= lowest).nonzero().flatten()
+    return list(zip(logits[ids].tolist(), ids.tolist(), strict=True))
+
+
+def load_model(
+    folder: Path, alias: str, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.nn.Module, ModelConfig]:
+    """A transformers model with its weights mapped from the folder's safetensors files.
+
+    Built on the meta device and filled by assignment: from_pretrained would import and initialise much that a server
+    of one model doesn't need, and start-up counts.
+    """
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = ARCHITECTURES.get(settings.get("model_type"))
+    if architecture is None:
+        raise UnsupportedModelError(f"model {alias}: architecture {settings.get('model_type')!r}")
+    from transformers.modeling_utils import AttentionInterface
+
+    AttentionInterface.register(RAGGED_ATTENTION, ragged_attention)
+    config_class = getattr(importlib.import_module(architecture.config_module), architecture.config_class)
+    model_class = getattr(importlib.import_module(architecture.model_module), architecture.model_class)
+    config = config_class(**settings)
+    config._attn_implementation = RAGGED_ATTENTION  # noqa: SLF001 - the documented way in is from_pretrained
+    with torch.device("meta"):
+        model = model_class(config)
+    model.load_state_dict(_read_weights(folder, alias, dtype), strict=False, assign=True)
+    model.tie_weights()
+    _restore_buffers(model, config)
+    left = [name for name, tensor in _tensors(model) if tensor.is_meta]
+    if left:
+        raise ModelDamagedError(alias, "model.safetensors", f"lacks {left[0]} and {len(left) - 1} more")
+    # Only the device: rotary frequencies stay fp32 whatever the weights are.
+    return model.to(device=device).eval().requires_grad_(requires_grad=False), config
+
+
+def _tensors(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _read_weights(folder: Path, alias: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All tensors; those of the wanted dtype stay mapped from the file, and are shared with other processes."""
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            weights.update((name, tensor.to(dtype)) for name, tensor in load_file(file).items())
+        except (SafetensorError, OSError) as error:
+            raise ModelDamagedError(alias, file.name, f"can't be read ({error})") from error
+    return weights
+
+
+def _restore_buffers(model: torch.nn.Module, config: object) -> None:
+    """Buffers that no file holds, since they follow from the configuration."""
+    inner = model.model
+    inner.rotary_emb = type(inner.rotary_emb)(config)
+    embeddings = inner.embed_tokens
+    if hasattr(embeddings, "scalar_embed_scale"):
+        embeddings.embed_scale = torch.tensor(float(embeddings.scalar_embed_scale))

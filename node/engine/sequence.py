@@ -1,0 +1,73 @@
+"""One request inside the worker: its tokens, how far they have been computed, and when it is over."""
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+from node.engine.text import AnswerText
+from overlay.wire.prompt import SamplerSpec
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence:
+    """Tokens of one request. With forced_ids it is a replay: the answer is given and only scored.
+
+    max_output: most tokens that it may still produce, already cut to what the context leaves.
+    computed: how many tokens have keys and values in the cache.
+    """
+
+    request: int
+    prompt_ids: tuple[int, ...]
+    prompt_hash: bytes
+    sampler: SamplerSpec
+    nonce: bytes
+    max_output: int
+    text: AnswerText
+    forced_ids: tuple[int, ...] | None = None
+    output_ids: list[int] = field(default_factory=list)
+    computed: int = 0
+    submitted_at: float = 0.0
+    started_at: float = 0.0
+    prefilled_at: float = 0.0
+
+    @property
+    def capacity(self) -> int:
+        """Cache positions that it may come to need: the last token sampled is never fed back."""
+        answer = len(self.forced_ids) if self.forced_ids is not None else self.max_output
+        return len(self.prompt_ids) + max(answer - 1, 0)
+
+    @property
+    def length(self) -> int:
+        """Tokens known so far that must be computed."""
+        if self.forced_ids is not None:
+            return len(self.prompt_ids) + max(len(self.forced_ids) - 1, 0)
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    def tokens(self, start: int, count: int) -> list[int]:
+        """The ids at positions start .. start + count."""
+        answer: Tokens[int] = self.output_ids if self.forced_ids is None else self.forced_ids
+        split = len(self.prompt_ids)
+        end = start + count
+        return [*self.prompt_ids[start:end], *answer[max(start - split, 0) : max(end - split, 0)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one sequence that a step computes: count of them from position start."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def is_decode(self) -> bool:
+        """One token that was sampled before, rather than a part of the prompt."""
+        return self.count == 1 and self.start >= len(self.sequence.prompt_ids)
+
+    @property
+    def wanted(self) -> int:
+        """How many of its last rows predict an answer token and so need logits."""
+        end = self.start + self.count
+        if self.sequence.forced_ids is None:
+            return 1 if end == self.sequence.length else 0
+        first_answer_row = len(self.sequence.prompt_ids) - 1
+        return min(max(end - first_answer_row, 0), self.count)

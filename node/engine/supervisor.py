@@ -1,0 +1,373 @@
+"""The engine as the daemon has it: a worker process, watched, and the requests that it holds.
+
+Life of the worker: started -> configured -> ready -> (crashed, stuck, or ended with the daemon). A crash fails only
+the requests it held; it is then started again, after a pause that grows while starts fail. A worker that says nothing
+for `stuck_after_s` while it has work is killed and counts as crashed. At the first start a model that can't be loaded
+is the operator's problem: `serve` raises it.
+"""
+
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import PIPE
+
+import structlog
+import trio
+
+from node.engine.errors import EngineBusyError, EngineCrashedError, EngineError, UnknownModelError
+from node.engine.events import CacheScope, EngineEvent, GenerationFinished, ModelCard, Replay
+from node.engine.launch import child_environment, module_command
+from node.engine.protocol import (
+    Beat,
+    Cancel,
+    Command,
+    Configure,
+    FrameReader,
+    LoadFailed,
+    Ready,
+    Refused,
+    Report,
+    Submit,
+    Told,
+    encode_frame,
+    rebuild_error,
+)
+from node.engine.settings import EngineSettings
+from overlay.wire.prompt import Prompt
+
+_LOG = structlog.get_logger(__name__)
+
+_READ_BYTES = 1 << 16
+_STDERR_LINES = 20
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_CONCURRENT_REPLAYS = 2
+_FIRST_GUESS_S = 10.0
+
+WORKER_COMMAND = module_command("node.engine.worker")
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A request that the worker holds, and where its news go."""
+
+    news: trio.MemorySendChannel[EngineEvent | Replay | EngineError]
+    since: float
+    is_replay: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """One life of the worker process."""
+
+    process: trio.Process
+    outbox: deque[Command] = field(default_factory=deque)
+    filled: trio.Event = field(default_factory=trio.Event)
+    complaints: deque[str] = field(default_factory=lambda: deque(maxlen=_STDERR_LINES))
+    last_sign: float = 0.0
+    cause: str | None = None
+    refusal: EngineError | None = None
+
+    def post(self, command: Command) -> None:
+        self.outbox.append(command)
+        self.filled.set()
+
+
+class Engine:
+    """Answers prompts with the models in some stored folders.
+
+    Args:
+        models: folders of `node.engine.models.ModelStore`.
+        settings: device, threads, bounds.
+        command: how the worker is started; tests put a scripted one here.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Path],
+        settings: EngineSettings | None = None,
+        *,
+        command: Sequence[str] = WORKER_COMMAND,
+    ) -> None:
+        self._folders = tuple(str(folder) for folder in models)
+        self._settings = settings or EngineSettings()
+        self._command = tuple(command)
+        self._cards: tuple[ModelCard, ...] = ()
+        self._worker: _Worker | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._next_request = 1
+        self._request_s = _FIRST_GUESS_S
+        self._replays = trio.CapacityLimiter(_CONCURRENT_REPLAYS)
+        self._down_because = "it has not been started"
+        self.restarts = 0
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The models that are loaded; empty until the first start is through."""
+        return self._cards
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker takes requests now."""
+        return self._worker is not None
+
+    @property
+    def active_requests(self) -> int:
+        """Answers being generated or waiting for it."""
+        return sum(not pending.is_replay for pending in self._pending.values())
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker, for status and tests."""
+        return None if self._worker is None else self._worker.process.pid
+
+    def card(self, name: str) -> ModelCard:
+        """The model of this alias or id. Raises UnknownModelError."""
+        for card in self._cards:
+            if name in (card.alias, card.model_id):
+                return card
+        raise UnknownModelError(name, tuple(card.alias for card in self._cards))
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the worker for ever, starting it again when it dies; started once the models are loaded.
+
+        Raises:
+            ModelError: the first start failed over a model's files.
+            EngineCrashedError: the first start failed otherwise.
+        """
+        pause_s = _FIRST_PAUSE_S
+        first = True
+        while True:
+            try:
+                lived = await self._live_once(task_status if first else None)
+            except EngineError as error:
+                if first:
+                    raise
+                lived = False
+                self._down_because = str(error)
+            first = False
+            pause_s = _FIRST_PAUSE_S if lived else min(pause_s * 2, _LONGEST_PAUSE_S)
+            self.restarts += 1
+            _LOG.warning("engine worker ended, starting it again", cause=self._down_because, pause_s=pause_s)
+            await trio.sleep(pause_s)
+
+    @asynccontextmanager
+    async def generate(
+        self, prompt: Prompt, *, cache: CacheScope = "session"
+    ) -> AsyncGenerator[AsyncIterator[EngineEvent], None]:
+        """Answer a prompt; the events end with GenerationFinished. Leaving the context cancels what is left.
+
+        Raises:
+            UnknownModelError, EngineBusyError, EngineCrashedError: on entering.
+            PromptRefusedError, EngineCrashedError: from the events.
+        """
+        card = self.card(prompt.model)
+        worker = self._ready_worker()
+        if self.active_requests >= self._settings.max_batch + self._settings.max_queue:
+            raise EngineBusyError(self._predicted_wait_s())
+        # Every event fits the buffer, so that a slow reader never holds up the others' tokens.
+        room = min(prompt.sampler.max_tokens, card.context_tokens) + 3
+        request, news = self._register(room, is_replay=False)
+        worker.post(Submit(request, card.model_id, prompt, cache))
+        try:
+            async with aclosing(_events(news)) as events:
+                yield events
+        finally:
+            self._release(request, worker)
+
+    async def replay(self, prompt: Prompt, output_ids: Sequence[int]) -> Replay:
+        """Score a given answer by a fresh teacher-forced pass. Waits while two others are under way.
+
+        Raises:
+            UnknownModelError, PromptRefusedError, EngineCrashedError.
+        """
+        card = self.card(prompt.model)
+        async with self._replays:
+            worker = self._ready_worker()
+            request, news = self._register(1, is_replay=True)
+            worker.post(Submit(request, card.model_id, prompt, "none", tuple(output_ids)))
+            try:
+                result = await news.receive()
+            finally:
+                self._release(request, worker)
+        if isinstance(result, EngineError):
+            raise result
+        if not isinstance(result, Replay):
+            raise EngineCrashedError(f"it answered a replay with {type(result).__name__}")
+        return result
+
+    def _ready_worker(self) -> _Worker:
+        if self._worker is None:
+            raise EngineCrashedError(self._down_because)
+        return self._worker
+
+    def _predicted_wait_s(self) -> float:
+        """When a place should be free: the mean time of a request, over the places there are."""
+        return max(1.0, math.ceil(self._request_s / self._settings.max_batch))
+
+    def _register(
+        self, room: int, *, is_replay: bool
+    ) -> tuple[int, trio.MemoryReceiveChannel[EngineEvent | Replay | EngineError]]:
+        send, receive = trio.open_memory_channel[EngineEvent | Replay | EngineError](room)
+        request = self._next_request
+        self._next_request += 1
+        now = trio.current_time()
+        if not self._pending and self._worker is not None:
+            self._worker.last_sign = now
+        self._pending[request] = _Pending(send, now, is_replay)
+        return request, receive
+
+    def _release(self, request: int, worker: _Worker) -> None:
+        if self._pending.pop(request, None) is not None and worker is self._worker:
+            worker.post(Cancel(request))
+
+    async def _live_once(self, task_status: trio.TaskStatus[None] | None) -> bool:
+        """One life of the worker; whether it ever was ready. Raises what kept it from becoming so."""
+        process = await trio.lowlevel.open_process(
+            self._command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=child_environment(self._settings.threads or None),
+        )
+        worker = _Worker(process, last_sign=trio.current_time())
+        try:
+            return await self._attend(worker, task_status)
+        finally:
+            self._worker = None
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        await pipe.aclose()
+            self._fail_pending()
+
+    async def _attend(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> bool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_write_commands, worker)
+            nursery.start_soon(_collect_complaints, worker)
+            nursery.start_soon(self._watch, worker)
+            worker.post(Configure(self._folders, self._settings))
+            reader = FrameReader()
+            async for data in _chunks(worker.process):
+                worker.last_sign = trio.current_time()
+                try:
+                    for report in reader.feed(data):
+                        self._take(report, worker, task_status)
+                except ValueError as error:
+                    worker.cause = f"it wrote garbage: {error}"
+                    break
+            with trio.move_on_after(1):
+                await worker.process.wait()
+            nursery.cancel_scope.cancel()
+        self._down_because = _cause_of(worker)
+        if self._worker is None:
+            raise worker.refusal or EngineCrashedError(self._down_because)
+        return True
+
+    def _take(
+        self, report: Command | Report, worker: _Worker, task_status: trio.TaskStatus[None] | None
+    ) -> None:
+        match report:
+            case Ready():
+                self._cards = report.cards
+                self._worker = worker
+                if task_status is not None:
+                    task_status.started()
+            case Told():
+                self._deliver(report.request, report.event)
+            case Refused():
+                self._deliver(report.request, rebuild_error(report.error))
+            case LoadFailed():
+                worker.refusal = rebuild_error(report.error)
+            case Beat():
+                pass
+            case _:
+                raise ValueError(f"a {type(report).__name__} from the worker")
+
+    def _deliver(self, request: int, news: EngineEvent | Replay | EngineError) -> None:
+        pending = self._pending.get(request)
+        if pending is None:
+            return  # cancelled while this was under way
+        pending.news.send_nowait(news)
+        if isinstance(news, GenerationFinished):
+            took_s = trio.current_time() - pending.since
+            self._request_s += 0.2 * (took_s - self._request_s)
+        if not isinstance(news, EngineEvent) or isinstance(news, GenerationFinished):
+            del self._pending[request]
+
+    def _fail_pending(self) -> None:
+        failed, self._pending = self._pending, {}
+        for pending in failed.values():
+            pending.news.send_nowait(EngineCrashedError(self._down_because))
+
+    async def _watch(self, worker: _Worker) -> None:
+        """Kill a worker that takes too long to start, or that has work and shows no sign of life."""
+        settings = self._settings
+        while True:
+            starting = self._worker is not worker
+            limit_s = settings.start_timeout_s if starting else settings.stuck_after_s
+            if (starting or self._pending) and trio.current_time() > worker.last_sign + limit_s:
+                worker.cause = f"it gave no sign of life for {limit_s:.0f} s and was killed"
+                worker.process.kill()
+                return
+            await trio.sleep(min(limit_s / 4, 1.0))
+
+
+async def _events(
+    news: trio.MemoryReceiveChannel[EngineEvent | Replay | EngineError],
+) -> AsyncGenerator[EngineEvent, None]:
+    async for item in news:
+        if isinstance(item, EngineError):
+            raise item
+        if isinstance(item, Replay):
+            raise EngineCrashedError("it answered a prompt with a replay")
+        yield item
+        if isinstance(item, GenerationFinished):
+            return
+
+
+async def _write_commands(worker: _Worker) -> None:
+    """Send commands in order. The outbox holds at most two per request, and requests are bounded."""
+    stdin = worker.process.stdin
+    if stdin is None:
+        return
+    try:
+        while True:
+            while worker.outbox:
+                await stdin.send_all(encode_frame(worker.outbox.popleft()))
+            worker.filled = trio.Event()
+            await worker.filled.wait()
+    except trio.BrokenResourceError:
+        return  # it is dead; the reader sees that too
+
+
+async def _chunks(process: trio.Process) -> AsyncIterator[bytes]:
+    stdout = process.stdout
+    if stdout is None:
+        return
+    while data := await stdout.receive_some(_READ_BYTES):
+        yield bytes(data)
+
+
+async def _collect_complaints(worker: _Worker) -> None:
+    """Log what the worker writes to standard error, and keep its end for the cause of a crash."""
+    stderr = worker.process.stderr
+    if stderr is None:
+        return
+    async for data in stderr:
+        for line in bytes(data).decode("utf-8", "replace").splitlines():
+            worker.complaints.append(line[:500])
+            _LOG.debug("engine worker", line=line[:500])
+
+
+def _cause_of(worker: _Worker) -> str:
+    if worker.cause is not None:
+        return worker.cause
+    code = worker.process.returncode
+    last = next((line for line in reversed(worker.complaints) if line.strip()), "it said nothing")
+    return f"it ended with {code} ({last.strip()})"
