@@ -46,8 +46,8 @@ __all__ = [
 CLOVE_VERSION = 1
 MID_BYTES = 16
 MAX_MESSAGE_BYTES = 1 << 22
-MAX_SUBSETS_TRIED = 128
-"""Enough for every k of n up to n = 9. Beyond, an attacker who spoils cloves costs us no more than this."""
+MAX_SUBSETS_TRIED = 70
+"""Every k of n up to n = 8. Beyond, whoever spoils cloves costs us no more than this many attempts."""
 
 _COMMITMENT_LABEL = b"clove-sida/1"
 _HEADER = struct.Struct("!BBBB16sI32s32s")
