@@ -6,8 +6,9 @@ fails can go.
 """
 
 import logging
+import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -24,6 +25,7 @@ from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
@@ -35,6 +37,9 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
+from crypto.errors import DecodeError
+from overlay.transport.addresses import Address, dialable, may_dial, node_id_of
+
 WRITE_STALL_S = 10.0
 """A peer that takes no bytes for so long loses the connection."""
 GOODBYE_S = 0.5
@@ -42,12 +47,18 @@ GOODBYE_S = 0.5
 CLOSE_S = 3.0
 UPGRADE_S = 10.0
 """For Noise and muxer together, on an inbound connection."""
+DIAL_TIMEOUT_S = 8.0
+"""For one address, from TCP to the muxer."""
+MAX_DIALLED_ADDRESSES = 4
+"""Of what a node announces, so many are tried."""
 WINDOW_BYTES = 1024 * 1024
 """What a peer may send ahead on one stream; yamux's own window grows to 16 MiB."""
 MAX_STREAM_BUFFER_BYTES = 4 * WINDOW_BYTES
 """Yamux gives some credit twice while it tunes its window; beyond this the peer is cheating."""
 MAX_INBOUND_STREAMS = 32
 """Streams that one connection may have open towards us."""
+
+StreamHandler = Callable[[INetStream], Awaitable[None]]
 
 log = logging.getLogger("overlay.transport")
 
@@ -111,6 +122,16 @@ class SafeYamux(yamux.Yamux):  # type: ignore[misc]
         self.inbound_streams = 0
         self._write_limit_s = WRITE_STALL_S
 
+    async def start(self) -> None:
+        """Runs the connection. However that ends, the socket is closed: a cancelled close upstream leaves it."""
+        try:
+            await super().start()
+        finally:
+            with trio.move_on_after(GOODBYE_S) as goodbye:
+                goodbye.shield = True
+                async with contained("closing a socket"):
+                    await self.secured_conn.close()
+
     async def _write_frame(self, data: bytes) -> None:
         # Before this point nothing has been encrypted; after it, Noise has counted the frame on our side, so
         # that the peer must get all of it or the connection is of no more use.
@@ -154,12 +175,54 @@ async def _nothing(*_: object) -> None:
 
 
 class SafeSwarm(Swarm):  # type: ignore[misc]
-    """Fault 2: inbound slots are never freed. And no auto-connector: it dials all peers it has heard of."""
+    """Faults 2 and 5: inbound slots are never freed; dialling is slow, partial and indiscriminate.
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    Upstream dials one address of each kind, waits 121 s for silence, for ever inside Noise, and shuns a peer for
+    60 s after a failure. Its auto-connector, off here, dials every peer it has heard of.
+    """
+
+    def __init__(self, *args: object, allow_private: bool, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        self._allow_private = allow_private
         self.auto_connector.maybe_connect = _nothing
         self.auto_connector.run_background_task = _nothing
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """Dials by what the peer store knows; for protocols that dial by themselves, as the DHT does."""
+        standing: list[INetConn] = self.get_connections(peer_id)
+        if standing:
+            return standing
+        known = [str(address) for address in self.peerstore.addrs(peer_id)]
+        try:
+            usable = dialable(known, node_id_of(peer_id.to_bytes()), allow_private=self._allow_private)
+        except DecodeError:
+            usable = []  # a peer with another kind of key: not a node
+        for address in usable[:MAX_DIALLED_ADDRESSES]:
+            connection = await self.dial_address(address, peer_id)
+            if connection is not None:
+                return [connection]
+        raise SwarmException("no address of this peer answered")
+
+    async def dial_address(self, address: Address, peer_id: ID) -> INetConn | None:
+        """Connects to one address in bounded time; None where that fails."""
+        with trio.move_on_after(DIAL_TIMEOUT_S):
+            async with contained(f"dialling {address}"):
+                ip = await self._resolve(address)
+                if ip is not None:
+                    family = "ip6" if ":" in ip else "ip4"
+                    target = Multiaddr(f"/{family}/{ip}/tcp/{address.port}")
+                    return await self._dial_addr_single_attempt(target, peer_id)
+        return None
+
+    async def _resolve(self, address: Address) -> str | None:
+        if not address.is_name:
+            return address.host
+        family = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
+        for found in await trio.socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
+            ip = str(found[4][0])
+            if may_dial(ip, allow_private=self._allow_private):
+                return ip
+        return None
 
     async def _do_handle_inbound_connection(
         self, read_write_closer: ReadWriteCloser, maddr: Multiaddr, failure_event: object
@@ -188,6 +251,22 @@ class SafeHost(BasicHost):  # type: ignore[misc]
         swarm.notifees.clear()
         self.remove_stream_handler(ID_PUSH)
         self.counters: Counter[str] = Counter()
+        self._names: dict[str, str] = {}
+
+    def rename_protocol(self, theirs: str, ours: str) -> None:
+        """Puts `ours` on the wire wherever libp2p's own code says `theirs`.
+
+        KadDHT ignores its protocol_prefix, and would join the public IPFS network.
+        """
+        self._names[theirs] = ours
+
+    def set_stream_handler(self, protocol_id: str, stream_handler: StreamHandler) -> None:
+        """See IHost."""
+        super().set_stream_handler(self._names.get(protocol_id, protocol_id), stream_handler)
+
+    async def new_stream(self, peer_id: ID, protocol_ids: Sequence[str]) -> INetStream:
+        """See IHost."""
+        return await super().new_stream(peer_id, [self._names.get(name, name) for name in protocol_ids])
 
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         muxed = net_stream.muxed_conn
@@ -214,7 +293,7 @@ async def _end(close: Callable[[], Awaitable[None]]) -> None:
             await close()
 
 
-def make_host(seed: bytes, max_connections: int) -> SafeHost:
+def make_host(seed: bytes, *, max_connections: int, allow_private: bool) -> SafeHost:
     """Builds a host: TCP, Noise only (upstream offers plaintext by default), yamux only."""
     _tame_logging()
     yamux.MAX_WINDOW_SIZE = WINDOW_BYTES
@@ -234,7 +313,15 @@ def make_host(seed: bytes, max_connections: int) -> SafeHost:
         inbound_upgrade_timeout=UPGRADE_S,
     )
     # No ResourceManager: its limiter leaks a slot on every denial (fault 9); max_connections above works.
-    return SafeHost(SafeSwarm(peer_id, store, upgrader, transports=[TCP()], connection_config=config))
+    swarm = SafeSwarm(
+        peer_id,
+        store,
+        upgrader,
+        transports=[TCP()],
+        connection_config=config,
+        allow_private=allow_private,
+    )
+    return SafeHost(swarm)
 
 
 @asynccontextmanager
@@ -257,9 +344,11 @@ async def running(host: SafeHost, listen: list[Multiaddr]) -> AsyncIterator[None
 
 
 async def close_quietly(connection: INetConn) -> None:
-    """Closes a connection whatever state it is in."""
-    async with contained("closing a connection"):
-        await connection.close()
+    """Closes a connection, even when cancelled: one that was half closed is not closed a second time."""
+    with trio.move_on_after(CLOSE_S) as limit:
+        limit.shield = True
+        async with contained("closing a connection"):
+            await connection.close()
 
 
 def _tame_logging() -> None:

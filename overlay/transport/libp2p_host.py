@@ -23,20 +23,26 @@ from overlay.errors import UnreachableError
 from overlay.transport.addresses import (
     Address,
     dialable,
-    may_dial,
     node_id_of,
     parse_address,
     peer_id_bytes,
     peer_id_text,
 )
 from overlay.transport.base import Accept, StreamClosedError
-from overlay.transport.libp2p_faults import GOODBYE_S, SafeHost, close_quietly, contained, make_host, running
+from overlay.transport.libp2p_faults import (
+    GOODBYE_S,
+    MAX_DIALLED_ADDRESSES,
+    SafeHost,
+    close_quietly,
+    contained,
+    make_host,
+    running,
+)
 
 CONTROL_PROTOCOL = TProtocol("/clove/control/1")
 LINK_PROTOCOL = TProtocol("/clove/link/1")
-DIAL_TIMEOUT_S = 8.0
-"""For one address, from TCP to both streams."""
-MAX_DIALLED_ADDRESSES = 4
+OPEN_TIMEOUT_S = 8.0
+"""For both streams of a pair, on a connection that stands."""
 PAIRING_TIMEOUT_S = 10.0
 """The second stream of a pair must follow the first within this."""
 
@@ -134,11 +140,11 @@ class Libp2pTransport:
         allow_private: bool = False,
         max_connections: int = 512,
     ) -> None:
-        self._host: SafeHost = make_host(seed, max_connections)
+        self._host: SafeHost = make_host(seed, max_connections=max_connections, allow_private=allow_private)
         self.node_id = node_id_of(self._host.get_id().to_bytes())
         self._listen = [parse_address(address) for address in listen]
         self._announce = tuple(announce)
-        self._allow_private = allow_private
+        self.allow_private = allow_private
         self._half_pairs: dict[INetConn, _HalfPair] = {}
         self._shared: dict[INetConn, _Shared] = {}
         self._accept: Accept | None = None
@@ -176,41 +182,19 @@ class Libp2pTransport:
     async def dial(self, node_id: NodeId, addresses: Sequence[str]) -> _Connection:
         """See Transport."""
         peer_id = ID(peer_id_bytes(node_id))
-        for swarm_connection in list(self._host.get_network().get_connections(peer_id)):
+        swarm = self._host.get_network()
+        for swarm_connection in list(swarm.get_connections(peer_id)):
             connection = await self._open_pair(swarm_connection, node_id)
             if connection is not None:
                 return connection
-        usable = dialable(addresses, node_id, allow_private=self._allow_private)
+        usable = dialable(addresses, node_id, allow_private=self.allow_private)
         for address in usable[:MAX_DIALLED_ADDRESSES]:
-            connection = await self._dial_address(address, peer_id, node_id)
+            swarm_connection = await swarm.dial_address(address, peer_id)
+            connection = swarm_connection and await self._open_pair(swarm_connection, node_id)
             if connection is not None:
                 return connection
         reason = "answered" if usable else "may be dialled"
         raise UnreachableError(f"no address of node {node_id.hex()[:16]} {reason}")
-
-    async def _dial_address(self, address: Address, peer_id: ID, node_id: NodeId) -> _Connection | None:
-        """Fault 5: upstream tries one address only, waits 121 s for silence and shuns a peer for 60 s."""
-        swarm = self._host.get_network()
-        with trio.move_on_after(DIAL_TIMEOUT_S):
-            async with contained(f"dialling {address}"):
-                ip = await self._resolve(address)
-                if ip is None:
-                    return None
-                family = "ip6" if ":" in ip else "ip4"
-                target = Multiaddr(f"/{family}/{ip}/tcp/{address.port}")
-                swarm_connection = await swarm._dial_addr_single_attempt(target, peer_id)  # noqa: SLF001
-                return await self._open_pair(swarm_connection, node_id)
-        return None
-
-    async def _resolve(self, address: Address) -> str | None:
-        if not address.is_name:
-            return address.host
-        family = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
-        for found in await trio.socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
-            ip = str(found[4][0])
-            if may_dial(ip, allow_private=self._allow_private):
-                return ip
-        return None
 
     async def _open_pair(self, swarm_connection: INetConn, node_id: NodeId) -> _Connection | None:
         """Opens both streams on a connection; None where that fails or takes too long."""
@@ -223,7 +207,7 @@ class Libp2pTransport:
                 opened[protocol] = _Stream(await self._open_stream(swarm_connection, protocol))
 
         try:
-            with trio.move_on_after(DIAL_TIMEOUT_S):
+            with trio.move_on_after(OPEN_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(open_one, CONTROL_PROTOCOL)
                     nursery.start_soon(open_one, LINK_PROTOCOL)

@@ -104,7 +104,8 @@ class Link:
 
     def close(self, reason: str) -> None:
         """Ends the link: the peer is told, `link_closed` follows from the link's own task."""
-        self._perform(self._machine.refuse(reason[:MAX_REASON_BYTES]))
+        short = reason.encode("ascii", "replace")[:MAX_REASON_BYTES].decode("ascii")
+        self._perform(self._machine.refuse(short))
 
     def accept(self) -> None:
         """Answers the greeting of an inbound connection, which opens the link."""
@@ -173,6 +174,9 @@ class Link:
             except (RemoteProtocolError, DecodeError) as error:
                 self._fail(error)
                 return
+        # The control stream may still hold the reason, and messages before it.
+        with trio.move_on_after(FAREWELL_S):
+            await self._closing.wait()
         self._lose("the peer closed the connection")
 
     async def _write(self, stream: ByteStream, queue: CellQueue | FrameQueue) -> None:

@@ -120,3 +120,21 @@ MAX_EVENT_BYTES = 1 << 20
 """One event of an answer; a receipt takes about 25 bytes a token. A longer one ends the answer as malformed."""
 MAX_BLOCKS_AHEAD = 1024
 """Fragments of blocks further ahead are dropped; they are asked for again when their turn comes."""
+MAX_DHT_RECORDS = 4096
+"""Descriptors kept for the Kademlia table. Over it, the oldest is dropped."""
+
+# --- the directory --------------------------------------------------------------------------------
+MAX_DESCRIPTORS = 4096
+MAX_DIRECTORY_BYTES = 8 * 1024 * 1024
+"""Descriptors held, and their bytes. Over either, nodes that aren't known yet are not taken in."""
+MAX_ASKED_DESCRIPTORS = MAX_GIVEN_DESCRIPTORS
+"""Descriptors asked for at a time, so that one answer holds them all; the rest waits."""
+NEW_NODES_PER_S = 16.0
+NEW_NODE_BURST = 1024
+"""Nodes that one neighbour may make known to us. Over it, they are asked for later."""
+INDEX_ENTRIES_PER_S = 1024.0
+INDEX_ENTRY_BURST = 4 * MAX_INDEX_ENTRIES
+"""Index entries of one neighbour that we look at. Over it, the index is dropped; a later digest brings it back."""
+DESCRIPTORS_GIVEN_PER_S = 256.0
+DESCRIPTOR_GIVEN_BURST = 2 * MAX_DESCRIPTORS
+"""Descriptors that we send one neighbour. Over it, what it asks for is not answered."""
