@@ -3,14 +3,11 @@
 Paths are chosen over a snapshot and never by a lookup, which would tell others who is about to be used.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from crypto.identity import NodeId
-from overlay.wire.descriptor import Descriptor, Role
-
-_DIGEST_LABEL = b"clove-directory/1"
+from overlay.wire.descriptor import Descriptor, Role, digest_of
 
 
 class Directory:
@@ -55,13 +52,5 @@ class Directory:
     def digest(self) -> bytes:
         """32 bytes that are equal for two directories with the same nodes and sequence numbers."""
         if self._digest is None:
-            self._digest = directory_digest((found.node_id, found.seq) for found in self)
+            self._digest = digest_of((found.node_id, found.seq) for found in self)
         return self._digest
-
-
-def directory_digest(entries: Iterable[tuple[NodeId, int]]) -> bytes:
-    """The digest of a set of (node id, sequence number); the order does not matter."""
-    digest = hashlib.sha256(_DIGEST_LABEL)
-    for node_id, seq in sorted(entries):
-        digest.update(node_id + seq.to_bytes(8, "big"))
-    return digest.digest()

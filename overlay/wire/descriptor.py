@@ -6,8 +6,9 @@ each value: a body that would be encoded otherwise is malformed. Everything in h
 printable ASCII.
 """
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -48,6 +49,7 @@ MAX_TTL_S = 7 * 24 * 3600
 MAX_UNIX_TIME = (1 << 40) - 1
 MAX_EPOCH = (1 << 32) - 1
 SEQ_SLACK_S = 300
+_DIGEST_LABEL = b"clove-directory/1"
 _MODEL_ID = re.compile(r"m-[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]*")
 _PRINTABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
@@ -137,6 +139,14 @@ def decode_descriptor(data: bytes) -> Signed[TimeBound[Descriptor]]:
         raise DecodeError("descriptor: not the canonical encoding")
     bound = TimeBound(descriptor, descriptor.issued_unix, descriptor.expires_unix)
     return Signed(bound, descriptor.node_id, CONTEXT, body, signature)
+
+
+def digest_of(entries: Iterable[tuple[NodeId, int]]) -> bytes:
+    """The digest of a set of (node id, sequence number), 32 bytes; their order does not matter."""
+    digest = hashlib.sha256(_DIGEST_LABEL)
+    for node_id, seq in sorted(entries):
+        digest.update(node_id + seq.to_bytes(8, "big"))
+    return digest.digest()
 
 
 def _encode_body(descriptor: Descriptor) -> bytes:

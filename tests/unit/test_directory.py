@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.routing.directory import Directory, directory_digest
-from overlay.wire.descriptor import Role
+from overlay.routing.directory import Directory
+from overlay.wire.descriptor import Role, digest_of
 from tests.support.descriptors import MODEL_ID, fixed_id, model_node, network, relay
 
 
@@ -51,10 +51,8 @@ def test_digest_depends_on_the_set_and_not_on_its_order(entries, shuffler):
     listed = [(fixed_id(number), seq) for number, seq in entries]
     mixed = list(listed)
     shuffler.shuffle(mixed)
-    assert directory_digest(listed) == directory_digest(mixed)
-    assert Directory(replace(relay(number), seq=seq) for number, seq in entries).digest == directory_digest(
-        listed
-    )
+    assert digest_of(listed) == digest_of(mixed)
+    assert Directory(replace(relay(number), seq=seq) for number, seq in entries).digest == digest_of(listed)
 
 
 def test_digest_changes_with_a_sequence_number_and_with_a_node():
