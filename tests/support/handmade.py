@@ -3,7 +3,7 @@
 from crypto.onion import start_build
 from overlay.protocol.effects import SendCell
 from overlay.wire.cells import Cell, Command, choose_circuit_id
-from tests.support.stapled import fixed_entropy
+from tests.support.entropy import fixed_entropy
 
 
 def free_id(network, client, relay, label="id"):

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from crypto.entropy import Entropy
 from crypto.identity import IdentityKey, NodeId
 from crypto.onion import BuildTerms, Hop, OnionKey
 from overlay.protocol.circuit import CircuitMachine, CircuitTimeouts
@@ -17,6 +16,7 @@ from overlay.protocol.circuit_events import CircuitBuilt, CircuitClosed, Circuit
 from overlay.protocol.effects import CloseLink, DeliverClove, Effect, OpenLink, RefuseAnswer, SendCell
 from overlay.protocol.relay import RelayMachine
 from overlay.wire.cells import Cell, CircuitId, Command, choose_circuit_id, decode_cell, encode_cell
+from tests.support.entropy import fixed_entropy
 
 UNIX_START = 1_800_000_000.0
 EPOCH = 7
@@ -25,18 +25,6 @@ ALL_HOPS = ("r1", "r2", "r3")
 OTHER_MODEL = NodeId(b"\xbb" * 32)
 
 Meddler = Callable[[NodeId, NodeId, bytes], Sequence[bytes]]
-
-
-def fixed_entropy(seed: str) -> Entropy:
-    """Return a reproducible stream of bytes that never repeats within a test."""
-    count = 0
-
-    def draw(length: int) -> bytes:
-        nonlocal count
-        count += 1
-        return hashlib.shake_128(f"{seed}/{count}".encode()).digest(length)
-
-    return draw
 
 
 def onion_key(name: str) -> OnionKey:

@@ -19,7 +19,7 @@ from overlay.wire.cells import (
     is_allocated_by,
     pad_cell,
 )
-from tests.support.stapled import fixed_entropy
+from tests.support.entropy import fixed_entropy
 
 ALICE, BOB = NodeId(b"\x01" * 32), NodeId(b"\x02" * 32)
 BODY = bytes(range(254)) * 4

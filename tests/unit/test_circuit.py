@@ -16,7 +16,8 @@ from overlay.protocol.effects import SendCell
 from overlay.wire.cells import Cell, CircuitId, Command, decode_cell
 from overlay.wire.contents import CloveFragment, Dummy, Ping, SendMe, encode_inbound
 from overlay.wire.limits import MAX_WAITING_FRAGMENTS, NEXT_FRAGMENT_BYTES, WINDOW_CELLS
-from tests.support.stapled import ALL_HOPS, MODEL, Network, closed_for, fixed_entropy, is_open
+from tests.support.entropy import fixed_entropy
+from tests.support.stapled import ALL_HOPS, MODEL, Network, closed_for, is_open
 
 NEVER_IDLE = CircuitTimeouts(idle_s=None)
 

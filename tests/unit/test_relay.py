@@ -22,17 +22,9 @@ from overlay.wire.limits import (
     RELAY_BUILD_TIMEOUT_S,
     RELAY_IDLE_TIMEOUT_S,
 )
+from tests.support.entropy import fixed_entropy
 from tests.support.handmade import is_refusal, offer_build, receive
-from tests.support.stapled import (
-    ALL_HOPS,
-    MODEL,
-    OTHER_MODEL,
-    Network,
-    closed_for,
-    fixed_entropy,
-    inject,
-    is_open,
-)
+from tests.support.stapled import ALL_HOPS, MODEL, OTHER_MODEL, Network, closed_for, inject, is_open
 
 ANSWER = bytes(range(246)) * 4
 

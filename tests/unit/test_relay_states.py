@@ -20,7 +20,8 @@ from overlay.protocol.relay_circuit import RelayState
 from overlay.wire.cells import Cell, CircuitId, Command, choose_circuit_id
 from overlay.wire.contents import CloveFragment, Dummy, Ping, SendMe, encode_outbound
 from overlay.wire.limits import FIRST_FRAGMENT_BYTES, MAX_PARTIAL_BYTES
-from tests.support.stapled import EPOCH, MODEL, UNIX_START, fixed_entropy, onion_key
+from tests.support.entropy import fixed_entropy
+from tests.support.stapled import EPOCH, MODEL, UNIX_START, onion_key
 
 NAMES = ("ann", "ben", "cid")
 NODES = {name: IdentityKey.from_seed(hashlib.sha256(name.encode()).digest()).node_id for name in NAMES}
