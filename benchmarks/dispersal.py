@@ -95,7 +95,7 @@ def ratio(row: dict[str, float]) -> float:
 def print_table(results: dict[str, dict[str, float]]) -> None:
     """The table for people."""
     print(
-        f"{'size':>9} {'split':>9} {'recover':>9} {'one lost':>9} {'last k':>9} {'primitives':>11} {'ratio':>6}  (us of CPU)"
+        f"{'us of CPU':>9} {'split':>9} {'recover':>9} {'one lost':>9} {'last k':>9} {'primitives':>11} {'ratio':>6}"
     )
     for size, row in results.items():
         print(
