@@ -13,13 +13,15 @@ from tests.support.answers import StapledAnswer, a_request
 
 N = 4
 PATIENT = AnswerTiming(first_s=1e6, idle_s=1e6, progress_s=1e6)
+STARTED = 100.0
+LONGEST_NOW = STARTED + 9.0
 indexes = st.integers(0, N - 1)
 
 
 class AnswerUnderFire(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.answer = StapledAnswer(a_request(n=N), timing=PATIENT)
+        self.answer = StapledAnswer(a_request(n=N), now=STARTED, timing=PATIENT)
         self.written: list[AnswerEvent] = []
         self.queues: dict[int, deque[bytes]] = {number: deque() for number in range(N)}
         self.delivered: list[tuple[int, bytes]] = []
@@ -51,11 +53,13 @@ class AnswerUnderFire(RuleBasedStateMachine):
         self.finished = True
         self.answer.sender.finish()
 
+    @precondition(lambda self: self.answer.now < LONGEST_NOW)
     @rule(ticks=st.integers(1, 6))
     def tick(self, ticks):
+        """Time passes, but not so much that the sender may give up on a client that has not been heard."""
         for _ in range(ticks):
             deadline = self.answer.sender.next_deadline()
-            if deadline is None:
+            if deadline is None or deadline > self.answer.now + 1.0:
                 return
             self.answer.now = max(self.answer.now, deadline)
             for output in self.answer.sender.handle_deadline(self.answer.now):
