@@ -8,7 +8,7 @@ not the file). Prompts and answers are in here, so the file is 0600 and `answers
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -139,6 +139,11 @@ class AnswerSender:
         return self._state is _State.DONE
 
     @property
+    def is_sent(self) -> bool:
+        """Whether everything that was written has gone out once; only repairs may follow."""
+        return self._last_block is not None or self.is_done
+
+    @property
     def is_full(self) -> bool:
         """Whether `write` would refuse now. There is room again after some later tick."""
         return len(self._backlog) >= BACKLOG_BYTES

@@ -1,0 +1,330 @@
+"""What the daemon can do for its owner: the API's `Service`, over the client, the engine and the store.
+
+A prompt for a model that this very node serves is answered here: nobody else has to see it, and there is no one to
+hide from. Every other prompt leaves through circuits.
+"""
+
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+
+import trio
+
+from crypto.identity import NodeId
+from node.api.ports import (
+    AnswerAccount,
+    AnswerStream,
+    CircuitInfo,
+    KeptAnswer,
+    ModelInfo,
+    PeerInfo,
+    Readiness,
+    StatusReport,
+)
+from node.clock import Clock
+from node.logs import get_logger
+from node.serving.answer_writer import AnswerWriter
+from node.store import Store, StoredAnswer
+from overlay.client.client import Answering, Client
+from overlay.errors import AnswerError, NoRouteError
+from overlay.transport.switch import Switch
+from overlay.wire.answer import (
+    AnswerAccepted,
+    AnswerEvent,
+    AnswerFailed,
+    AnswerFinished,
+    ReceiptIssued,
+    TokensGenerated,
+)
+from overlay.wire.descriptor import ModelOffer
+from overlay.wire.prompt import Prompt
+from verify.answer import AnswerRecord
+from verify.record_codec import encode_record
+
+BLINDING_BYTES = 32
+_ID_BYTES = 12
+_LOCAL_EVENTS = 64
+"""Events of a local answer that may wait for their reader; then the engine's own bound holds them."""
+
+log = get_logger("service")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What never changes while the daemon runs."""
+
+    node_id: NodeId
+    version: str
+    network: str
+    profile: str
+    roles: tuple[str, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder:
+    """Gathers an answer as it passes, for its record and account. Implements `AnswerStream`."""
+
+    answer_id: str
+    prompt: Prompt
+    node_id: NodeId
+    offer: ModelOffer
+    started: float
+    clock: Clock
+    events: Callable[[], AsyncIterator[AnswerEvent]]
+    texts: list[str] = field(default_factory=list)
+    first_token_at: float | None = None
+    finished: AnswerFinished | None = None
+    receipt: bytes | None = None
+
+    async def __aiter__(self) -> AsyncIterator[AnswerEvent]:
+        """The events, unchanged."""
+        async for event in self.events():
+            match event:
+                case TokensGenerated(text):
+                    self.first_token_at = self.first_token_at or self.clock.now()
+                    self.texts.append(text)
+                case AnswerFinished():
+                    self.finished = event
+                case ReceiptIssued(receipt):
+                    self.receipt = receipt
+                case AnswerAccepted() | AnswerFailed():
+                    pass
+            yield event
+
+    def record(self, blinding: bytes, unix_time: float) -> AnswerRecord | None:
+        """The record of a whole answer, None for one that ended early."""
+        if self.finished is None or self.receipt is None:
+            return None
+        return AnswerRecord(
+            prompt=self.prompt,
+            blinding=blinding,
+            text="".join(self.texts),
+            node_id=self.node_id,
+            model_id=self.offer.model_id,
+            numerics_class=self.offer.numerics_class,
+            receipt=self.receipt,
+            created_unix=int(unix_time),
+        )
+
+    def account(self, answering: Answering | None) -> AnswerAccount:
+        """What happened."""
+        now, finished = self.clock.now(), self.finished
+        terms = answering.request.terms if answering is not None else None
+        paths = answering.paths_used if answering is not None else []
+        return AnswerAccount(
+            node=self.node_id.hex(),
+            model=self.offer.alias,
+            circuits=tuple(tuple(relay.hex() for relay in path) for path in paths),
+            k=terms.k if terms is not None else 0,
+            n=terms.n if terms is not None else 0,
+            cloves_sent=answering.cloves_sent if answering is not None else 0,
+            prompt_tokens=finished.prompt_tokens if finished else 0,
+            completion_tokens=finished.completion_tokens if finished else 0,
+            cached_tokens=finished.cached_tokens if finished else 0,
+            ttft_s=None if self.first_token_at is None else self.first_token_at - self.started,
+            duration_s=now - self.started,
+            paths_replaced=answering.paths_replaced if answering is not None else 0,
+        )
+
+
+class NodeService:
+    """Implements `node.api.ports.Service`.
+
+    writer and own_models: this node's engine, where it has one. anonymity: a sentence on what protection is left.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        switch: Switch,
+        client: Client | None,
+        store: Store,
+        clock: Clock,
+        *,
+        anonymity: Callable[[], str],
+        relayed_circuits: Callable[[], int],
+        addresses: Callable[[], tuple[str, ...]],
+        begin_shutdown: Callable[[], None],
+    ) -> None:
+        self.writer: AnswerWriter | None = None
+        self.own_models: Callable[[], tuple[ModelOffer, ...]] = tuple
+        self.starting: dict[str, str] = {}
+        """What is still being started, by part, in words for people; empty once all runs."""
+        self.is_draining = False
+        self._identity = identity
+        self._switch = switch
+        self._client = client
+        self._store = store
+        self._clock = clock
+        self._started = clock.now()
+        self._anonymity = anonymity
+        self._relayed_circuits = relayed_circuits
+        self._addresses = addresses
+        self._begin_shutdown = begin_shutdown
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def complete(self, prompt: Prompt) -> AsyncGenerator[AnswerStream, None]:
+        """See `Service`. The answer is kept once it is whole, when the context is left."""
+        if self.is_draining:
+            raise AnswerError("draining", "this node is shutting down", 5.0)
+        answer_id = f"a-{secrets.token_hex(_ID_BYTES)}"
+        own = next((m for m in self.own_models() if prompt.model in (m.model_id, m.alias)), None)
+        if own is not None and self.writer is not None:
+            async with self._answer_here(answer_id, prompt, own, self.writer) as recorder:
+                yield recorder
+        elif self._client is None:
+            raise NoRouteError("this node has no client role: start it with `clove up --role client`")
+        else:
+            async with self._ask_network(answer_id, prompt, self._client) as recorder:
+                yield recorder
+
+    @asynccontextmanager
+    async def _ask_network(
+        self, answer_id: str, prompt: Prompt, client: Client
+    ) -> AsyncGenerator[Recorder, None]:
+        started = self._clock.now()
+        async with client.complete(prompt) as answering:
+            recorder = Recorder(
+                answer_id=answer_id,
+                prompt=prompt,
+                node_id=answering.node_id,
+                offer=answering.offer,
+                started=started,
+                clock=self._clock,
+                events=answering.__aiter__,
+            )
+            yield recorder
+            self._keep(recorder, answering.request.message.blinding, answering)
+
+    @asynccontextmanager
+    async def _answer_here(
+        self, answer_id: str, prompt: Prompt, offer: ModelOffer, writer: AnswerWriter
+    ) -> AsyncGenerator[Recorder, None]:
+        blinding = secrets.token_bytes(BLINDING_BYTES)
+        send, receive = trio.open_memory_channel[AnswerEvent](_LOCAL_EVENTS)
+
+        async def write() -> None:
+            async with send:
+                await writer.write(prompt, blinding, "session", send.send)
+
+        async def events() -> AsyncIterator[AnswerEvent]:
+            async for event in receive:
+                if isinstance(event, AnswerFailed):
+                    raise AnswerError(event.code, event.message, event.retry_after_s)
+                yield event
+
+        recorder = Recorder(
+            answer_id=answer_id,
+            prompt=prompt,
+            node_id=self._identity.node_id,
+            offer=offer,
+            started=self._clock.now(),
+            clock=self._clock,
+            events=events,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            yield recorder
+            nursery.cancel_scope.cancel()
+            self._keep(recorder, blinding, None)
+
+    def _keep(self, recorder: Recorder, blinding: bytes, answering: Answering | None) -> None:
+        record = recorder.record(blinding, self._clock.unix_time())
+        if record is None:
+            return
+        account = json.dumps(asdict(recorder.account(answering)))
+        self._store.keep_answer(
+            StoredAnswer(recorder.answer_id, self._clock.unix_time(), encode_record(record), account)
+        )
+
+    def answer(self, answer_id: str) -> KeptAnswer | None:
+        """See `Service`."""
+        stored = self._store.answer(answer_id)
+        if stored is None:
+            return None
+        fields = json.loads(stored.account)
+        fields["circuits"] = tuple(tuple(path) for path in fields["circuits"])
+        return KeptAnswer(stored.answer_id, stored.created_unix, stored.record, AnswerAccount(**fields))
+
+    # --- reporting --------------------------------------------------------------------------------------
+
+    def models(self) -> Sequence[ModelInfo]:
+        """See `Service`."""
+        nodes: dict[ModelOffer, int] = {}
+        for node in self._switch.directory.model_nodes():
+            for offer in node.models:
+                nodes[offer] = nodes.get(offer, 0) + 1
+        for offer in self.own_models():
+            nodes.setdefault(offer, 1)
+        return [
+            ModelInfo(offer.model_id, offer.alias, offer.numerics_class, offer.context_tokens, count)
+            for offer, count in sorted(nodes.items(), key=lambda item: (item[0].alias, item[0].model_id))
+        ]
+
+    def status(self) -> StatusReport:
+        """See `Service`."""
+        identity, directory = self._identity, self._switch.directory
+        return StatusReport(
+            node_id=identity.node_id.hex(),
+            version=identity.version,
+            network=identity.network,
+            profile=identity.profile,
+            roles=identity.roles,
+            addresses=self._addresses(),
+            uptime_s=self._clock.now() - self._started,
+            relays_known=len(directory.relays()),
+            model_nodes_known=len(directory.model_nodes()),
+            models=tuple(sorted({model.alias for model in self.models()})),
+            links=len(self._switch.links.open_links()),
+            circuits=len(self._switch.own_circuits),
+            relayed_circuits=self._relayed_circuits(),
+            anonymity=self._anonymity(),
+            readiness=self.ready(),
+        )
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """See `Service`."""
+        return [
+            PeerInfo(
+                node_id=node.node_id.hex(),
+                roles=tuple(sorted(role.value for role in node.roles)),
+                models=tuple(offer.alias for offer in node.models),
+                addresses=node.addresses,
+                operator=node.operator,
+                linked=self._switch.links.get(node.node_id) is not None,
+            )
+            for node in self._switch.directory
+            if node.node_id != self._identity.node_id
+        ]
+
+    def circuits(self) -> Sequence[CircuitInfo]:
+        """See `Service`."""
+        now = self._clock.now()
+        return [
+            CircuitInfo(
+                circuit_id=f"{circuit.machine.circ_id:08x}",
+                state=circuit.machine.state.name.lower(),
+                relays=tuple(relay.hex() for relay in circuit.machine.relays),
+                age_s=now - circuit.opened_at,
+                cells_sent=circuit.cells_sent,
+                cells_received=circuit.cells_received,
+            )
+            for circuit in self._switch.own_circuits
+        ]
+
+    def ready(self) -> Readiness:
+        """See `Service`."""
+        reasons = list(self.starting.values())
+        if self.is_draining:
+            reasons.append("shutting down")
+        if self._client is not None:
+            reasons += self._client.explain_unready()
+        return Readiness(not reasons, tuple(reasons))
+
+    async def shutdown(self) -> None:
+        """See `Service`."""
+        self._begin_shutdown()
