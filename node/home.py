@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from node.errors import AlreadyRunningError, HomeError, KeyFileError
 
 KEY_BYTES = 32
 _TOKEN_BYTES = 32
+_LOCK_TRIES = 10
+_LOCK_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +154,12 @@ class Home:
         self.create()
         descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _take(descriptor):
                 pid = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
                 raise AlreadyRunningError(
                     f"a daemon already runs on {self.path} (pid {pid})",
                     "stop it with `clove shutdown`, or give this one its own home: CLOVE_HOME=… clove up",
-                ) from None
+                )
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -205,6 +206,19 @@ class Home:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _take(descriptor: int) -> bool:
+    """Take the lock. Whoever asks for its holder has it for a moment, so a refusal counts when it repeats."""
+    pause = threading.Event()
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pause.wait(_LOCK_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def read_private(file: Path) -> bytes:

@@ -10,7 +10,7 @@ from node.api.body import parse_json_untrusted
 from node.api.openai_requests import parse_chat, parse_text
 from node.api.problem import Problem
 
-NAMES = (
+NAMES = (  # noqa: SIM905 -- reads better
     "model messages prompt temperature top_p top_k max_tokens max_completion_tokens seed stop stream stream_options"
     " n logprobs top_logprobs tools tool_choice response_format logit_bias presence_penalty echo suffix user zzz"
 ).split()
@@ -39,13 +39,19 @@ LIKELY = st.fixed_dictionaries(
 )
 
 
+def parsed_or_refused(parse, raw):
+    try:
+        return parse(parse_json_untrusted(raw))
+    except Problem as problem:
+        return problem
+
+
 def refused_or_sound(raw: bytes) -> None:
     for parse in (parse_chat, parse_text):
-        try:
-            asked = parse(parse_json_untrusted(raw))
-        except Problem as problem:
-            assert problem.status == 400
-            json.dumps(problem.body()).encode()
+        asked = parsed_or_refused(parse, raw)
+        if isinstance(asked, Problem):
+            assert asked.status == 400
+            json.dumps(asked.body()).encode()
             continue
         prompt = asked.prompt
         assert len(prompt.nonce) == 32

@@ -1,0 +1,88 @@
+"""`clove verify`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import HomeOption, JsonOption
+from node.cli.output import print_facts, print_json, short
+from node.errors import ExitCode
+
+if TYPE_CHECKING:
+    from verify.verdict import Verdict
+
+
+def verify(
+    answer: Annotated[
+        str, typer.Argument(help="An answer's id, `last`, or a file written by `clove ask --save`.")
+    ] = "last",
+    *,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an answer against its receipt with a fresh pass of the reference model; 1 when it is rejected."""
+    from node.home import Home
+    from node.local_audit import audit_kept
+
+    record, verdict = audit_kept(_read(answer, home), Home.locate(home).models_dir)
+    if as_json:
+        print_json({"node_id": record.node_id.hex(), "model_id": record.model_id, **verdict_json(verdict)})
+    else:
+        print(verdict_line(verdict))
+        print_facts(
+            [("node", short(record.node_id.hex())), ("model", record.model_id), *verdict_facts(verdict)]
+        )
+    if not verdict.accepted:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def verdict_json(verdict: "Verdict") -> dict[str, Any]:
+    """For programs."""
+    return {
+        "accepted": verdict.accepted,
+        "reasons": [{"finding": reason.finding.value, "detail": reason.detail} for reason in verdict.reasons],
+        "figures": asdict(verdict.figures) if verdict.figures else None,
+        "notes": list(verdict.notes),
+    }
+
+
+def verdict_line(verdict: "Verdict") -> str:
+    """The verdict in a line."""
+    if verdict.accepted:
+        return "accepted: the answer is what this model, sampler and nonce produce"
+    return "rejected: " + "; ".join(str(reason) for reason in verdict.reasons)
+
+
+def verdict_facts(verdict: "Verdict") -> list[tuple[str, str]]:
+    """The figures that the verdict rests on, beside their bars."""
+    facts = []
+    if (figures := verdict.figures) is not None:
+        facts = [
+            ("tokens", f"{figures.tokens}, {figures.exceedances} with a margin over {figures.epsilon:g}"),
+            ("margin", f"largest {figures.largest_margin:.3g}"),
+            ("e-process", f"10^{figures.log10_e:.2f}, rejects at 10^{figures.reject_log10_e:.2f}"),
+            (
+                "fingerprint",
+                f"distance {figures.fingerprint_distance:.2g}, bar {figures.fingerprint_bar:.2g}",
+            ),
+            ("log-probs", f"gap {figures.logprob_gap:.2g}, bar {figures.logprob_bar:.2g}"),
+        ]
+    return [*facts, *(("note", text) for text in verdict.notes)]
+
+
+def _read(answer: str, home: Path | None) -> str:
+    """A file where there is one of that name; else what the daemon kept."""
+    from node.cli.daemon import find_daemon
+    from node.errors import NodeError
+
+    file = Path(answer)
+    if file.is_file():
+        try:
+            return file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise NodeError(f"{file} can't be read: {error}") from None
+    kept = find_daemon(home).get(f"/api/v1/answers/{answer}")
+    return json.dumps(kept["record"], ensure_ascii=False)
