@@ -10,6 +10,7 @@ import errno
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 from node.engine.architectures import ARCHITECTURES
@@ -60,7 +61,13 @@ def copy_folder(source: Path, destination: Path) -> None:
 
 def convert_gguf(source: Path, destination: Path) -> None:
     """De-quantise a GGUF file with transformers' own reading of it."""
+    import gguf
     import torch
+
+    # transformers parses the whole file three times and rebuilds the name map for every submodule: most of a minute.
+    # This process only converts one file, so both may be remembered.
+    gguf.GGUFReader = cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -102,7 +109,7 @@ def mend_pre_tokenizer(source: Path, tokenizer_file: Path) -> None:
 def _pre_tokenizer_name(source: Path) -> str | None:
     from gguf import GGUFReader
 
-    field = GGUFReader(source).get_field("tokenizer.ggml.pre")
+    field = GGUFReader(str(source)).get_field("tokenizer.ggml.pre")
     return None if field is None else str(field.contents())
 
 

@@ -4,7 +4,6 @@ A step plans chunks, runs them in one forward pass, then takes one token for eve
 scores whatever rows of replays came along.
 """
 
-import math
 import struct
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
@@ -34,6 +33,8 @@ from node.engine.settings import EngineSettings
 from node.engine.text import AnswerText
 from node.engine.tokenizer import PromptTokenizer
 from overlay.wire.prompt import Prompt
+
+_LOWEST_HALF = -65504.0
 
 Clock = Callable[[], float]
 Output = tuple[int, EngineEvent | Replay]
@@ -209,7 +210,8 @@ class ModelEngine:
         self._scores.pop(request, None)
 
 
-def to_half(value: float) -> float:
-    """The nearest fp16 value, which is what receipts carry."""
-    rounded: float = struct.unpack("<e", struct.pack("<e", max(value, -65504.0)))[0]
-    return rounded if math.isfinite(rounded) else -65504.0
+def to_half(logprob: float) -> float:
+    """The nearest fp16 value that a receipt can carry: at most 0, and finite."""
+    bounded = min(max(logprob, _LOWEST_HALF), 0.0)
+    rounded: float = struct.unpack("<e", struct.pack("<e", bounded))[0]
+    return rounded

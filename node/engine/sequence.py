@@ -61,7 +61,8 @@ class Chunk:
     @property
     def is_decode(self) -> bool:
         """One token that was sampled before, rather than a part of the prompt."""
-        return self.count == 1 and self.start >= len(self.sequence.prompt_ids)
+        sequence = self.sequence
+        return sequence.forced_ids is None and self.start >= len(sequence.prompt_ids)
 
     @property
     def wanted(self) -> int:
