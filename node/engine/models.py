@@ -4,6 +4,7 @@ Each model is a folder named by its alias under one store folder, with a manifes
 """
 
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from node.engine.manifest import MANIFEST, Manifest, read_manifest
 from overlay.wire.prompt import ModelId
 
 PARTIAL_PREFIX = ".partial-"
+
+# What sources.make_alias gives: a plain folder name, which can't lead out of the store.
+_ALIAS = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class ModelStore:
         for record in records:
             if name in (record.alias, record.model_id):
                 return record
-        if name == Path(name).name and (self.folder / name).is_dir():
+        if _ALIAS.match(name) and (self.folder / name).is_dir():
             read_manifest(self.folder / name)  # says what is wrong with it
         raise UnknownModelError(name, tuple(record.alias for record in records))
 

@@ -92,8 +92,9 @@ def parse_source(text: str) -> Source:
     for known in CATALOGUE:
         if text == known.alias:
             return known
-    path = Path(text.removeprefix("local:")).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    name = text.removeprefix("local:")
+    path = Path(name).expanduser()
+    if (name and path.is_dir()) or (path.is_file() and path.suffix == ".gguf"):
         return LocalSource(path.resolve())
     repository = text.removeprefix("hf:")
     if _REPOSITORY.match(repository) and not text.startswith((".", "/", "~")):
