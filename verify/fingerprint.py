@@ -28,9 +28,9 @@ def decode_fingerprint(data: bytes) -> tuple[float, ...]:
 
 def distance(claimed: bytes, replayed: bytes) -> float:
     """Euclidean distance over the length of the replayed one; 0 for equal ones, inf beside a zero one."""
-    if claimed == replayed:
-        return 0.0
     claim, truth = decode_fingerprint(claimed), decode_fingerprint(replayed)
+    if claim == truth:
+        return 0.0
     length = math.hypot(*truth)
     return math.dist(claim, truth) / length if length > 0 else math.inf
 

@@ -65,7 +65,10 @@ class SamplerTerms:
     @classmethod
     def of(cls, sampler: SamplerSpec) -> "SamplerTerms":
         """The terms of a whole specification."""
-        return cls(float(sampler.temperature), float(sampler.top_p), sampler.top_k, sampler.max_tokens)
+        # abs: -0.0 is 0.0, and a receipt has one encoding of it
+        return cls(
+            abs(float(sampler.temperature)), abs(float(sampler.top_p)), sampler.top_k, sampler.max_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,8 @@ def _read_prompt(value: object) -> Prompt:
         text = _text(fields["text"], "prompt.text", _MAX_TEXT_CHARACTERS)
     else:
         messages = _array(fields["messages"], "prompt.messages", MAX_CHAT_MESSAGES, _read_message)
+        if not messages:
+            raise DecodeError("answer record: prompt.messages is empty")
     return Prompt(
         model=_text(fields["model"], "prompt.model", MAX_MODEL_BYTES),
         messages=messages,

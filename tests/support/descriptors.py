@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 
-from crypto.entropy import Entropy
 from crypto.identity import IdentityKey, NodeId
 from overlay.routing.directory import Directory
 from overlay.wire.descriptor import Descriptor, EpochKey, ModelOffer, Role
@@ -11,18 +10,6 @@ from overlay.wire.prompt import ModelId
 
 UNIX_TIME = 1_700_000_000
 MODEL_ID = ModelId("m-" + "0123456789abcdef0123" * 2)
-
-
-def fixed_entropy(seed: object = 0) -> Entropy:
-    """An endless stream of bytes that depends on nothing but the seed."""
-    counter = 0
-
-    def draw(size: int) -> bytes:
-        nonlocal counter
-        counter += 1
-        return hashlib.shake_256(f"{seed} {counter}".encode()).digest(size)
-
-    return draw
 
 
 def fixed_key(name: object) -> IdentityKey:

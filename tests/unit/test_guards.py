@@ -9,7 +9,8 @@ from overlay.routing.blame import EXCLUDED_FROM, HALF_LIFE_S, MAX_BLAMED, Blame
 from overlay.routing.directory import Directory
 from overlay.routing.diversity import Diversity
 from overlay.routing.guards import LOCAL_GUARDS, Guard, GuardPolicy, GuardSample, refresh_sample
-from tests.support.descriptors import UNIX_TIME, fixed_entropy, fixed_id, network, relay
+from tests.support.descriptors import UNIX_TIME, fixed_id, network, relay
+from tests.support.entropy import fixed_entropy
 
 DAY_S = 24 * 3600
 CLIENT = fixed_id(900_000)
@@ -23,7 +24,7 @@ def refresh(sample=EMPTY, directory=None, *, unix_time=UNIX_TIME, seed=0, policy
         directory if directory is not None else network(40),
         client=client,
         unix_time=unix_time,
-        entropy=fixed_entropy(seed),
+        entropy=fixed_entropy(f"{seed}"),
         policy=policy,
     )
 

@@ -12,7 +12,8 @@ from overlay.routing.directory import Directory
 from overlay.routing.diversity import Diversity, network_of, networks_of
 from overlay.routing.draw import draw_below, draw_each
 from overlay.routing.paths import choose_paths, choose_replacement
-from tests.support.descriptors import fixed_entropy, fixed_id, model_node, network, relay
+from tests.support.descriptors import fixed_id, model_node, network, relay
+from tests.support.entropy import fixed_entropy
 
 BOB = fixed_id(100_000)
 CLIENT = fixed_id(900_000)
@@ -20,7 +21,7 @@ GUARDS = tuple(fixed_id(number) for number in range(6))
 
 
 def choose(directory, **changes):
-    fields = {"client": CLIENT, "destination": BOB, "guards": GUARDS, "entropy": fixed_entropy()}
+    fields = {"client": CLIENT, "destination": BOB, "guards": GUARDS, "entropy": fixed_entropy("")}
     return choose_paths(directory, **{**fields, **changes})
 
 
@@ -30,7 +31,7 @@ def ids_of(paths):
 
 @given(st.integers(12, 40), st.integers(), st.sampled_from(Diversity))
 def test_four_paths_of_three_relays_share_none(relays, seed, diversity):
-    paths = choose(network(relays), entropy=fixed_entropy(seed), diversity=diversity)
+    paths = choose(network(relays), entropy=fixed_entropy(f"{seed}"), diversity=diversity)
     assert [len(path.relays) for path in paths] == [3] * 4
     assert len(set(ids_of(paths))) == 12
     assert [path.guard for path in paths] == list(GUARDS[:4])
@@ -40,7 +41,9 @@ def test_four_paths_of_three_relays_share_none(relays, seed, diversity):
 def test_client_and_destination_are_never_on_a_path():
     directory = network(14)
     for seed in range(50):
-        paths = choose(directory, client=fixed_id(0), destination=fixed_id(7), entropy=fixed_entropy(seed))
+        paths = choose(
+            directory, client=fixed_id(0), destination=fixed_id(7), entropy=fixed_entropy(f"{seed}")
+        )
         assert {fixed_id(0), fixed_id(7)}.isdisjoint(ids_of(paths))
 
 
@@ -82,7 +85,7 @@ def test_strict_uses_one_relay_per_network_and_operator(changes):
     )
     crowded = {fixed_id(number) for number in range(50, 90)}
     for seed in range(20):
-        assert len(crowded.intersection(ids_of(choose(directory, entropy=fixed_entropy(seed))))) <= 1
+        assert len(crowded.intersection(ids_of(choose(directory, entropy=fixed_entropy(f"{seed}"))))) <= 1
     loose = choose(directory, diversity=Diversity.LOCAL)
     assert len(crowded.intersection(ids_of(loose))) > 1
 
@@ -115,7 +118,7 @@ def test_every_relay_is_drawn_as_often_as_any_other():
     drawn = Counter(
         node_id
         for seed in range(2000)
-        for path in choose(directory, entropy=fixed_entropy(seed))
+        for path in choose(directory, entropy=fixed_entropy(f"{seed}"))
         for node_id in path.node_ids[1:]
     )
     others = [count for node_id, count in drawn.items() if node_id not in GUARDS[:4]]
@@ -136,7 +139,7 @@ def test_a_replacement_shares_no_relay_with_the_paths_in_use():
             destination=BOB,
             others=others,
             guards=GUARDS,
-            entropy=fixed_entropy(seed),
+            entropy=fixed_entropy(f"{seed}"),
             excluded={lost.node_ids[1]},
         )
         assert len({*new.node_ids, *ids_of(others)}) == 12
@@ -156,7 +159,7 @@ def test_no_replacement_says_what_is_missing():
             destination=BOB,
             others=paths[1:],
             guards=GUARDS,
-            entropy=fixed_entropy(),
+            entropy=fixed_entropy(""),
             excluded={paths[0].node_ids[1]},
             diversity=Diversity.LOCAL,
         )
@@ -192,7 +195,7 @@ def test_networks_are_unknown_where_one_address_hides_its_own():
 
 @given(st.integers(1, 2000), st.integers())
 def test_draw_stays_below_its_end(end, seed):
-    assert 0 <= draw_below(end, fixed_entropy(seed)) < end
+    assert 0 <= draw_below(end, fixed_entropy(f"{seed}")) < end
 
 
 def test_draw_is_unbiased_where_a_remainder_would_not_be():
@@ -203,4 +206,4 @@ def test_draw_is_unbiased_where_a_remainder_would_not_be():
 
 @given(st.lists(st.integers()), st.integers())
 def test_draw_each_yields_every_item_once(items, seed):
-    assert sorted(draw_each(items, fixed_entropy(seed))) == sorted(items)
+    assert sorted(draw_each(items, fixed_entropy(f"{seed}"))) == sorted(items)

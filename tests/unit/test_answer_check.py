@@ -1,0 +1,233 @@
+"""Checking a kept answer: all that is wrong with it is said, with the figures; and records are read with care."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crypto.errors import DecodeError
+from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
+from tests.support.descriptors import MODEL_ID, fixed_key
+from tests.support.receipts import (
+    NONCE,
+    PROMPT,
+    SAMPLER,
+    FakeScorer,
+    honest_replay,
+    make_receipt,
+    make_record,
+)
+from verify.answer import check_answer
+from verify.errors import ReplayRefusedError, ReplayUnavailableError
+from verify.record_codec import MAX_RECORD_BYTES, decode_record, encode_record
+from verify.verdict import Finding
+
+OTHER_MODEL = "m-" + "f" * 40
+
+
+async def check(record, receipt=None, **replayed):
+    return await check_answer(record, FakeScorer(honest_replay(receipt or make_receipt(), **replayed)))
+
+
+async def test_an_honest_answer_is_accepted():
+    verdict = await check(make_record())
+    assert verdict.accepted
+    assert verdict.figures.tokens == 16
+
+
+async def test_the_promised_model_is_run_with_what_was_asked():
+    scorer = FakeScorer(honest_replay(make_receipt()))
+    await check_answer(make_record(), scorer)
+    assert scorer.asked == [(replace(PROMPT, model=MODEL_ID), make_receipt().output_ids)]
+
+
+async def test_changed_text_is_found_and_the_figures_are_still_given():
+    verdict = await check(make_record(text="because it is not"))
+    assert verdict.findings == {Finding.TEXT}
+    assert "from character 14" in verdict.reasons[0].detail
+    assert verdict.figures.exceedances == 0
+
+
+async def test_changed_temperature_is_found_by_the_receipt_and_by_the_replay():
+    warm = replace(PROMPT, sampler=replace(SAMPLER, temperature=1.3))
+    verdict = await check(make_record(prompt=warm), margins=(0.5,) * 16)
+    assert verdict.findings == {Finding.SAMPLER, Finding.MARGINS}
+    assert verdict.figures.log10_e > 4
+
+
+async def test_changed_nonce_is_found_by_the_receipt_and_by_the_replay():
+    verdict = await check(make_record(prompt=replace(PROMPT, nonce=bytes(32))), margins=(0.5,) * 16)
+    assert verdict.findings == {Finding.NONCE, Finding.MARGINS}
+
+
+async def test_changed_prompt_is_found_by_the_commitment():
+    verdict = await check(make_record(), prompt_ids=(1, 2, 3))
+    assert verdict.findings == {Finding.PROMPT, Finding.COUNTS}
+
+
+async def test_changed_blinding_is_found():
+    assert (await check(make_record(blinding=bytes(32)))).findings == {Finding.PROMPT}
+
+
+async def test_a_receipt_by_another_node_is_found_and_the_rest_is_still_checked():
+    verdict = await check(make_record(key=fixed_key("mallory"), text="else"))
+    assert verdict.findings == {Finding.NODE, Finding.TEXT}
+
+
+async def test_a_receipt_that_nobody_signed_is_not_looked_into():
+    record = make_record()
+    scorer = FakeScorer(honest_replay(make_receipt()))
+    verdict = await check_answer(replace(record, receipt=record.receipt[:-1] + b"\x01"), scorer)
+    assert verdict.findings == {Finding.SIGNATURE}
+    assert scorer.asked == []
+
+
+async def test_a_receipt_that_cannot_be_read_is_a_verdict_and_not_an_error():
+    verdict = await check(replace(make_record(), receipt=b"nonsense"))
+    assert verdict.findings == {Finding.MALFORMED}
+
+
+async def test_another_model_or_arithmetic_than_offered_is_found():
+    receipt = make_receipt(model_id=OTHER_MODEL, numerics_class="torch-bf16")
+    verdict = await check(make_record(receipt), receipt)
+    assert verdict.findings == {Finding.MODEL, Finding.NUMERICS}
+    assert verdict.notes
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending", "found"),
+    [
+        ("stop", "eos", set()),
+        ("stop", "stop", set()),
+        ("length", "length", set()),
+        ("stop", "early", {Finding.FINISH}),
+        ("stop", "length", {Finding.FINISH}),
+        ("length", "early", {Finding.FINISH}),
+        ("length", "eos", {Finding.FINISH}),
+        ("stop", "overrun", {Finding.FINISH}),
+    ],
+)
+async def test_an_answer_ends_as_its_receipt_says(reason, ending, found):
+    receipt = make_receipt(finish_reason=reason)
+    assert (await check(make_record(receipt), receipt, ending=ending)).findings == found
+
+
+async def test_more_tokens_than_asked_for_are_found():
+    receipt = make_receipt(25)
+    assert (await check(make_record(receipt), receipt)).findings == {Finding.COUNTS}
+
+
+async def test_tokens_that_the_model_does_not_have_are_a_verdict():
+    verdict = await check_answer(make_record(), FakeScorer(ReplayRefusedError("no token 4294967295")))
+    assert verdict.findings == {Finding.REPLAY}
+    assert verdict.figures is None
+
+
+async def test_without_the_model_there_is_no_verdict():
+    with pytest.raises(ReplayUnavailableError):
+        await check_answer(make_record(), FakeScorer(ReplayUnavailableError("pull it first")))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+samplers = st.builds(
+    SamplerSpec,
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0, 1),
+    top_k=st.integers(1, 64),
+    max_tokens=st.integers(1, 4096),
+    stop=st.lists(texts, max_size=4).map(tuple),
+)
+turns = st.lists(
+    st.builds(ChatMessage, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1, max_size=4
+)
+prompts = st.builds(
+    Prompt,
+    model=texts,
+    messages=turns.map(tuple),
+    sampler=samplers,
+    nonce=st.binary(min_size=32, max_size=32),
+) | st.builds(Prompt, model=texts, text=texts, sampler=samplers, nonce=st.just(NONCE))
+
+
+@given(prompts, texts)
+def test_record_survives_a_round_trip(prompt, text):
+    record = make_record(prompt=prompt, text=text)
+    assert decode_record(encode_record(record)) == record
+    assert decode_record(encode_record(record).encode()) == record
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@given(json_values)
+def test_record_decoder_raises_only_decode_error(value):
+    with pytest.raises(DecodeError):
+        decode_record(json.dumps(value))
+
+
+@given(st.data())
+def test_a_field_of_another_kind_is_refused_or_read(data):
+    fields = json.loads(encode_record(make_record()))
+    where = data.draw(st.sampled_from(["", "prompt", "sampler"]))
+    part = {"": fields, "prompt": fields["prompt"], "sampler": fields["prompt"]["sampler"]}[where]
+    key = data.draw(st.sampled_from(sorted(part)))
+    part[key] = data.draw(json_values)
+    try:
+        record = decode_record(json.dumps(fields))
+    except DecodeError:
+        return
+    encode_record(record)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "NaN",
+        "1" * 5000,
+        '{"format": "clove-answer/1", "format": "clove-answer/1"}',
+        b"\xff\xfe",
+        "\ud800",
+        b" " * (MAX_RECORD_BYTES + 1),
+    ],
+)
+def test_hostile_json_is_a_decode_error(text):
+    with pytest.raises(DecodeError):
+        decode_record(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"temperature": 0.8', '"temperature": NaN', "NaN"),
+        ('"temperature": 0.8', '"temperature": -1', "temperature"),
+        ('"temperature": 0.8', '"temperature": true', "temperature"),
+        ('"top_k": 40', '"top_k": 65', "top_k"),
+        ('"top_k": 40', '"top_k": 40.0', "top_k"),
+        ('"role": "user"', '"role": "root"', "role"),
+        ('"why?"', '"\\ud800"', "content"),
+        ('"text": "because', '"extra": 1, "text": "because', "extra"),
+        ('"receipt": "', '"receipt": "*', "receipt"),
+        ('"blinding": "', '"blinding": "zz', "blinding"),
+        ("clove-answer/1", "clove-answer/2", "format"),
+    ],
+)
+def test_a_refused_record_names_the_field(old, new, named):
+    text = encode_record(make_record())
+    assert old in text
+    with pytest.raises(DecodeError, match=named):
+        decode_record(text.replace(old, new))
+
+
+async def test_a_record_edited_by_hand_may_say_1_for_1_0():
+    record = decode_record(encode_record(make_record()).replace('"temperature": 0.8', '"temperature": 1'))
+    assert record.prompt.sampler.temperature == 1.0
+    assert (await check(record)).findings == {Finding.SAMPLER}
