@@ -1,0 +1,162 @@
+"""Makes docs/spec/vectors/prompts.json and answers.json: `python -m docs.spec.make_stream_vectors` in the root.
+
+Byte strings are hex. `refused` holds what a decoder must not accept.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from crypto.dispersal import disperse
+from crypto.identity import NodeId
+from overlay.protocol.answer_cell import AnswerCell, AnswerTerms, CellKind, seal_cell
+from overlay.protocol.envelope import close_update, update_key
+from overlay.wire.answer import (
+    AnswerAccepted,
+    AnswerFailed,
+    AnswerFinished,
+    ReceiptIssued,
+    TokensGenerated,
+)
+from overlay.wire.answer_codec import encode_event, frame_event
+from overlay.wire.prompt import ChatMessage, Prompt, PromptMessage, ReplyPath, SamplerSpec
+from overlay.wire.prompt_codec import encode_prompt_message
+from overlay.wire.records import pack_record
+from overlay.wire.update import NumberedPath, Update, encode_update
+from tests.support.entropy import fixed_entropy
+
+Vector = dict[str, object]
+
+VECTORS = Path(__file__).parent / "vectors"
+_draw = fixed_entropy("clovenet stream vectors 1")
+NONCE, SECRET, BLINDING, NODE = _draw(32), _draw(32), _draw(32), NodeId(_draw(32))
+PATHS = tuple(ReplyPath(NodeId(_draw(32)), _draw(16)) for _ in range(3))
+MID = _draw(16)
+TERMS = AnswerTerms(NODE, SECRET, k=2, n=3)
+CHAT = Prompt(
+    model="smollm2-135m",
+    messages=(ChatMessage("system", "Be brief."), ChatMessage("user", "Why is the sky blue? \u2601")),
+    sampler=SamplerSpec(temperature=0.5, top_p=0.9, top_k=40, max_tokens=100, stop=("\n\n",)),
+    nonce=NONCE,
+)
+TEXT = Prompt(model="m-" + "0" * 40, text="x" * 1500, sampler=SamplerSpec(), nonce=NONCE)
+UPDATE = Update(have=7, paths=(NumberedPath(4, PATHS[1].proxy, PATHS[1].token),), stalled=True)
+EVENTS = (
+    AnswerAccepted(),
+    TokensGenerated("The sky \u2601", 3),
+    AnswerFinished("stop", 20, 3, 16),
+    ReceiptIssued(b"receipt"),
+    AnswerFailed("busy", "the queue is full", 1.5),
+)
+
+
+def a_message(prompt: Prompt) -> PromptMessage:
+    """M with every other field fixed."""
+    return PromptMessage(
+        prompt=prompt,
+        expires_unix=1_800_000_600,
+        response_secret=SECRET,
+        blinding=BLINDING,
+        paths=PATHS,
+        k=2,
+        forward="group",
+        cache="none",
+    )
+
+
+def _refuse(*cases: tuple[str, bytes]) -> list[Vector]:
+    return [{"why": why, "bytes": data.hex()} for why, data in cases]
+
+
+def make_prompts() -> Vector:
+    """M as a conversation and as a text, an update, and what is neither."""
+    chat, text = (encode_prompt_message(a_message(prompt)) for prompt in (CHAT, TEXT))
+    update = encode_update(UPDATE)
+    sealed = close_update(update_key(TERMS), MID, 5, UPDATE)
+    return {
+        "messages": [{"why": "a conversation", "bytes": chat.hex()}, {"why": "a text", "bytes": text.hex()}],
+        "refused_messages": _refuse(
+            ("not one of the sizes", chat[:-1]),
+            ("padded more than needed", chat.ljust(1536, b"\0")),
+            ("a byte in the padding", chat[:-1] + b"\1"),
+            ("a length over the size", b"\0\0\xff\xff" + chat[4:]),
+            ("another format", chat[:5] + b"\2" + chat[6:]),
+        ),
+        "updates": [
+            {
+                "response_secret": SECRET.hex(),
+                "node_id": NODE.hex(),
+                "attempt": 0,
+                "mid": MID.hex(),
+                "sequence": 5,
+                "bytes": update.hex(),
+                "sealed": sealed.sealed.hex(),
+            }
+        ],
+        "refused_updates": _refuse(
+            ("truncated", update[:-1]),
+            ("a byte in the padding", update[:-1] + b"\1"),
+            ("a length over the size", b"\2\0" + update[2:]),
+        ),
+    }
+
+
+def make_answers() -> Vector:
+    """Events, one block over three paths, dummies, and what is none of these."""
+    block = b"".join(frame_event(event) for event in EVENTS)
+    fragments = disperse(block, TERMS.k, TERMS.n)
+    cells = [(i, 0, AnswerCell(CellKind.LAST, 0, len(block), fragments[i])) for i in range(3)]
+    cells += [(4, 0, cells[1][2]), (0, 1, AnswerCell(CellKind.DUMMY, 1))]
+    return {
+        "response_secret": SECRET.hex(),
+        "node_id": NODE.hex(),
+        "attempt": 0,
+        "k": TERMS.k,
+        "n": TERMS.n,
+        "events": [encode_event(event).hex() for event in EVENTS],
+        "refused_events": _refuse(
+            ("empty", b""),
+            ("no kind", pack_record(())),
+            ("an unknown kind", pack_record((6,))),
+            ("a field too many", pack_record((1, 1))),
+            ("a bool for a kind", pack_record((True,))),
+            ("an unknown reason", pack_record((3, "tired", 1, 1, 1))),
+            ("an integer for a float", pack_record((5, "busy", "", 1))),
+            ("bytes behind it", pack_record((1,)) + b"\0"),
+        ),
+        "block": block.hex(),
+        "cells": [
+            {
+                "path": path,
+                "sequence": sequence,
+                "kind": cell.kind,
+                "block": cell.block,
+                "fragment": cell.fragment.hex(),
+                "bytes": seal_cell(TERMS.key(path), sequence, cell).hex(),
+            }
+            for path, sequence, cell in cells
+        ],
+        "refused_cells": _refuse(
+            ("truncated", seal_cell(TERMS.key(0), 0, cells[0][2])[:-1]),
+            ("of another path", seal_cell(TERMS.key(1), 0, cells[1][2])),
+            ("its sequence changed", b"\0" * 7 + b"\1" + seal_cell(TERMS.key(0), 0, cells[0][2])[8:]),
+            (
+                "a block longer than k fragments",
+                seal_cell(TERMS.key(0), 2, AnswerCell(CellKind.LAST, 0, 2000)),
+            ),
+            ("a dummy with a length", seal_cell(TERMS.key(0), 2, AnswerCell(CellKind.DUMMY, 0, 1, b"x"))),
+        ),
+    }
+
+
+MAKERS: dict[str, Callable[[], Vector]] = {"prompts": make_prompts, "answers": make_answers}
+
+
+def encode(vector: Vector) -> str:
+    """The file's text."""
+    return json.dumps(vector, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    for name, make in MAKERS.items():
+        (VECTORS / f"{name}.json").write_text(encode(make()))
