@@ -18,7 +18,7 @@ from overlay.wire.prompt import ModelId
 PARTIAL_PREFIX = ".partial-"
 
 # What sources.make_alias gives: a plain folder name, which can't lead out of the store.
-_ALIAS = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
+_ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class ModelStore:
         for record in records:
             if name in (record.alias, record.model_id):
                 return record
-        if _ALIAS.match(name) and (self.folder / name).is_dir():
+        if _ALIAS.fullmatch(name) and (self.folder / name).is_dir():
             read_manifest(self.folder / name)  # says what is wrong with it
         raise UnknownModelError(name, tuple(record.alias for record in records))
 

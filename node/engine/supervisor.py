@@ -64,10 +64,13 @@ class _Worker:
     """One life of the worker process."""
 
     process: trio.Process
+    stdin: trio.abc.SendStream
+    stdout: trio.abc.ReceiveStream
+    stderr: trio.abc.ReceiveStream
     outbox: deque[Command] = field(default_factory=deque)
     filled: trio.Event = field(default_factory=trio.Event)
     complaints: deque[str] = field(default_factory=lambda: deque(maxlen=_STDERR_LINES))
-    last_sign: float = 0.0
+    last_sign: float = field(default_factory=trio.current_time)
     cause: str | None = None
     refusal: EngineError | None = None
 
@@ -101,6 +104,7 @@ class Engine:
         self._next_request = 1
         self._request_s = _FIRST_GUESS_S
         self._replays = trio.CapacityLimiter(_CONCURRENT_REPLAYS)
+        self._became_ready = trio.Event()
         self._down_because = "it has not been started"
         self.restarts = 0
 
@@ -113,6 +117,10 @@ class Engine:
     def is_ready(self) -> bool:
         """Whether the worker takes requests now."""
         return self._worker is not None
+
+    async def wait_ready(self) -> None:
+        """Wait until the worker takes requests."""
+        await self._became_ready.wait()
 
     @property
     def active_requests(self) -> int:
@@ -226,24 +234,20 @@ class Engine:
 
     async def _live_once(self, task_status: trio.TaskStatus[None] | None) -> bool:
         """One life of the worker; whether it ever was ready. Raises what kept it from becoming so."""
-        process = await trio.lowlevel.open_process(
-            self._command,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=child_environment(self._settings.threads or None),
-        )
-        worker = _Worker(process, last_sign=trio.current_time())
+        worker = await _start_worker(self._command, self._settings.threads or None)
         try:
             return await self._attend(worker, task_status)
+        except trio.Cancelled:
+            self._down_because = "it was stopped"
+            raise
         finally:
             self._worker = None
-            process.kill()
+            self._became_ready = trio.Event()
+            worker.process.kill()
             with trio.CancelScope(shield=True):
-                await process.wait()
-                for pipe in (process.stdin, process.stdout, process.stderr):
-                    if pipe is not None:
-                        await pipe.aclose()
+                await worker.process.wait()
+                for pipe in (worker.stdin, worker.stdout, worker.stderr):
+                    await pipe.aclose()
             self._fail_pending()
 
     async def _attend(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> bool:
@@ -252,15 +256,7 @@ class Engine:
             nursery.start_soon(_collect_complaints, worker)
             nursery.start_soon(self._watch, worker)
             worker.post(Configure(self._folders, self._settings))
-            reader = FrameReader()
-            async for data in _chunks(worker.process):
-                worker.last_sign = trio.current_time()
-                try:
-                    for report in reader.feed(data):
-                        self._take(report, worker, task_status)
-                except ValueError as error:
-                    worker.cause = f"it wrote garbage: {error}"
-                    break
+            await self._listen(worker, task_status)
             with trio.move_on_after(1):
                 await worker.process.wait()
             nursery.cancel_scope.cancel()
@@ -269,6 +265,18 @@ class Engine:
             raise worker.refusal or EngineCrashedError(self._down_because)
         return True
 
+    async def _listen(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> None:
+        """Take the worker's reports until there are no more, or it makes no sense."""
+        reader = FrameReader()
+        while data := await worker.stdout.receive_some(_READ_BYTES):
+            worker.last_sign = trio.current_time()
+            try:
+                for report in reader.feed(bytes(data)):
+                    self._take(report, worker, task_status)
+            except ValueError as error:
+                worker.cause = f"it wrote garbage: {error}"
+                return
+
     def _take(
         self, report: Command | Report, worker: _Worker, task_status: trio.TaskStatus[None] | None
     ) -> None:
@@ -276,6 +284,7 @@ class Engine:
             case Ready():
                 self._cards = report.cards
                 self._worker = worker
+                self._became_ready.set()
                 if task_status is not None:
                     task_status.started()
             case Told():
@@ -331,35 +340,30 @@ async def _events(
             return
 
 
+async def _start_worker(command: Sequence[str], threads: int | None) -> _Worker:
+    process = await trio.lowlevel.open_process(
+        command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environment(threads)
+    )
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise EngineCrashedError("it was started without pipes")
+    return _Worker(process, process.stdin, process.stdout, process.stderr)
+
+
 async def _write_commands(worker: _Worker) -> None:
     """Send commands in order. The outbox holds at most two per request, and requests are bounded."""
-    stdin = worker.process.stdin
-    if stdin is None:
-        return
     try:
         while True:
             while worker.outbox:
-                await stdin.send_all(encode_frame(worker.outbox.popleft()))
+                await worker.stdin.send_all(encode_frame(worker.outbox.popleft()))
             worker.filled = trio.Event()
             await worker.filled.wait()
     except trio.BrokenResourceError:
         return  # it is dead; the reader sees that too
 
 
-async def _chunks(process: trio.Process) -> AsyncIterator[bytes]:
-    stdout = process.stdout
-    if stdout is None:
-        return
-    while data := await stdout.receive_some(_READ_BYTES):
-        yield bytes(data)
-
-
 async def _collect_complaints(worker: _Worker) -> None:
     """Log what the worker writes to standard error, and keep its end for the cause of a crash."""
-    stderr = worker.process.stderr
-    if stderr is None:
-        return
-    async for data in stderr:
+    async for data in worker.stderr:
         for line in bytes(data).decode("utf-8", "replace").splitlines():
             worker.complaints.append(line[:500])
             _LOG.debug("engine worker", line=line[:500])
