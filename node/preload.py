@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-_NEEDED = ("node.launch", "node.daemon")
+_NEEDED = ("node.launch", "node.daemon", "overlay.transport.libp2p_host", "overlay.transport.dht")
 
 
 def main() -> None:
