@@ -46,6 +46,7 @@ from overlay.protocol.membership import TEST_TIMING, MembershipMachine, Membersh
 from overlay.protocol.relay import RelayMachine
 from overlay.protocol.request import RequestTerms
 from overlay.protocol.stream import AnswerTiming
+from overlay.routing.anonymity import anonymity_left
 from overlay.routing.directory import Directory
 from overlay.routing.diversity import Diversity
 from overlay.routing.guards import (
@@ -62,6 +63,7 @@ from overlay.wire.messages import Hello
 
 HOUSEKEEPING_S = 5.0
 DRAIN_LOOK_S = 0.1
+ASSUMED_TENTH = 0.1
 
 log = get_logger("daemon")
 
@@ -208,7 +210,17 @@ class Daemon:
         )
 
     def _describe_anonymity(self) -> str:
-        return "unknown"
+        """What protection is left, for a person: the gravest warnings, and what a tenth of bad relays would see."""
+        left = anonymity_left(
+            self._switch.directory,
+            diversity=self._diversity,
+            is_relay=self._config.roles.relay,
+            n=self._config.privacy.n,
+            hops=self._config.privacy.hops,
+        )
+        tenth = next(found for found in left.exposures if found.share == ASSUMED_TENTH)
+        risk = f"were a tenth of the relays bad, they would link you to the model node with p = {tenth.linked:.3f}"
+        return "; ".join((*left.warnings, risk))
 
     # --- running ----------------------------------------------------------------------------------------
 
