@@ -1,0 +1,178 @@
+"""Makes docs/spec/vectors/receipt.json: `python -m docs.spec.make_vectors_receipt` in the repository's root.
+
+Byte strings are hex. Keys come from fixed seeds; signatures are Ed25519's and so fixed too.
+"""
+
+import json
+import struct
+from hashlib import shake_256
+from pathlib import Path
+
+from crypto.identity import IdentityKey
+from overlay.wire.prompt import ModelId
+from overlay.wire.records import pack_record, unpack_record
+from verify.receipt import CONTEXT, Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
+
+Vector = dict[str, object]
+
+FILE = Path(__file__).parent / "vectors" / "receipt.json"
+UNIX_TIME = 1_800_000_000
+PREFIX_BYTES = 96
+PROMPTS = ((), (0,), (1, 4093, 198, 49151, (1 << 32) - 1), tuple(range(300)))
+ENDED_IDS = (6403, 338, 260, 2)
+
+
+def seed_of(name: str) -> bytes:
+    """32 fixed bytes."""
+    return shake_256(f"clovenet vectors 1 receipt {name}".encode()).digest(32)
+
+
+BOB, MALLORY = (IdentityKey.from_seed(seed_of(name)) for name in ("bob", "mallory"))
+
+
+def fingerprint_of(position: int) -> bytes:
+    """A fingerprint: scale and 16 steps."""
+    steps = [(position * 37 + dimension * 29) % 255 - 127 for dimension in range(16)]
+    return struct.pack("<e16b", 0.03125 * (position + 1), *steps)
+
+
+def receipt_of(ids: tuple[int, ...], **changes: object) -> Receipt:
+    """A receipt for these tokens."""
+    fields: dict[str, object] = {
+        "model_id": ModelId("m-" + "0123456789" * 4),
+        "numerics_class": "torch-fp32",
+        "sampler": SamplerTerms(0.8, 0.95, 40, 256),
+        "nonce": seed_of("nonce"),
+        "commitment": commit_prompt(PROMPTS[2], seed_of("blinding")),
+        "serial": 7,
+        "output_ids": ids,
+        "logprobs": tuple(round_logprob(-0.37 * position) for position in range(len(ids))),
+        "fingerprints": tuple(fingerprint_of(position) for position in range(len(ids))),
+        "finish_reason": "stop",
+        "prompt_tokens": len(PROMPTS[2]),
+        "cached_tokens": 2,
+        "issued_unix": UNIX_TIME,
+    }
+    return Receipt(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def make_commitments() -> list[Vector]:
+    """Prompts under blindings."""
+    blindings = [seed_of(f"blinding {number}") for number in range(2)]
+    return [
+        {
+            "prompt_ids": list(ids),
+            "blinding": blinding.hex(),
+            "commitment": commit_prompt(ids, blinding).hex(),
+        }
+        for ids in PROMPTS
+        for blinding in blindings
+    ]
+
+
+def make_valid() -> list[Vector]:
+    """Receipts and what they say."""
+    ended = receipt_of(ENDED_IDS)
+    cases = (
+        ("ended", ended),
+        (
+            "cut at its length",
+            receipt_of((5, 6), finish_reason="length", sampler=SamplerTerms(0.0, 1.0, 1, 2)),
+        ),
+        ("no tokens, greatest serial", receipt_of((), serial=(1 << 64) - 1, cached_tokens=0)),
+    )
+    return [
+        {
+            "name": name,
+            "identity_seed": BOB.seed.hex(),
+            "model_id": found.model_id,
+            "numerics_class": found.numerics_class,
+            "temperature": found.sampler.temperature,
+            "top_p": found.sampler.top_p,
+            "top_k": found.sampler.top_k,
+            "max_tokens": found.sampler.max_tokens,
+            "nonce": found.nonce.hex(),
+            "commitment": found.commitment.hex(),
+            "serial": found.serial,
+            "output_ids": list(found.output_ids),
+            "logprobs": list(found.logprobs),
+            "fingerprints": [fingerprint.hex() for fingerprint in found.fingerprints],
+            "finish_reason": found.finish_reason,
+            "prompt_tokens": found.prompt_tokens,
+            "cached_tokens": found.cached_tokens,
+            "issued_unix": found.issued_unix,
+            "receipt": sign_receipt(BOB, found).hex(),
+        }
+        for name, found in cases
+    ]
+
+
+def signed(body: bytes, key: IdentityKey = BOB) -> bytes:
+    """Any body with a signature that holds."""
+    return key.node_id + key.sign(CONTEXT, key.node_id + body) + body
+
+
+def with_field(index: int, value: object) -> bytes:
+    """The first receipt with one field of the record changed, signed anew."""
+    record = [
+        _as_tuple(field) for field in unpack_record(sign_receipt(BOB, receipt_of(ENDED_IDS))[PREFIX_BYTES:])
+    ]
+    record[index] = value
+    return signed(pack_record(tuple(record)))
+
+
+def _as_tuple(field: object) -> object:
+    return tuple(field) if isinstance(field, list) else field
+
+
+def make_invalid() -> list[Vector]:
+    """Bytes that must be refused, and at which step: decode or authentication."""
+    fine = sign_receipt(BOB, receipt_of(ENDED_IDS))
+    body = fine[PREFIX_BYTES:]
+    count = len(ENDED_IDS)
+    cases = [
+        ("empty", b"", "decode"),
+        ("no body", fine[:PREFIX_BYTES], "decode"),
+        ("truncated", fine[:-1], "decode"),
+        ("trailing byte", signed(body + b"\0"), "decode"),
+        ("node id of small order", bytes(32) + fine[32:], "decode"),
+        ("version 2", with_field(0, 2), "decode"),
+        ("model id too short", with_field(1, "m-00"), "decode"),
+        ("temperature not a number", with_field(3, (float("nan"), 1.0, 40, 256)), "decode"),
+        ("temperature a negative zero", with_field(3, (-0.0, 1.0, 40, 256)), "decode"),
+        ("temperature an integer", with_field(3, (1, 1.0, 40, 256)), "decode"),
+        ("top_k 65", with_field(3, (0.8, 1.0, 65, 256)), "decode"),
+        ("nonce of 31 bytes", with_field(4, bytes(31)), "decode"),
+        ("unknown finish reason", with_field(7, 2), "decode"),
+        ("more cached than prompt tokens", with_field(9, 6), "decode"),
+        ("ids not whole", with_field(11, bytes(15)), "decode"),
+        ("fewer ids than log-probabilities", with_field(11, bytes(12)), "decode"),
+        ("a positive log-probability", with_field(12, struct.pack("<e", 0.5) * count), "decode"),
+        ("a log-probability that is not a number", with_field(12, b"\x00\x7e" * count), "decode"),
+        ("a fingerprint of scale 0", with_field(13, bytes(18) * count), "decode"),
+        ("a fingerprint with step -128", with_field(13, (b"\x00\x3c" + b"\x80" * 16) * count), "decode"),
+        ("signed by another", BOB.node_id + signed(body, MALLORY)[32:], "authentication"),
+        ("another's name on it", MALLORY.node_id + fine[32:], "authentication"),
+        ("signature of another purpose", resigned(b"clove-descriptor/1", body), "authentication"),
+        (
+            "another body under the signature",
+            fine[:PREFIX_BYTES] + with_field(6, 8)[PREFIX_BYTES:],
+            "authentication",
+        ),
+    ]
+    return [{"name": name, "receipt": data.hex(), "error": error} for name, data, error in cases]
+
+
+def resigned(context: bytes, body: bytes) -> bytes:
+    """A signature of bob's for something else."""
+    return BOB.node_id + BOB.sign(context, BOB.node_id + body) + body
+
+
+def make() -> str:
+    """The file's content."""
+    cases = {"commitments": make_commitments(), "valid": make_valid(), "invalid": make_invalid()}
+    return json.dumps(cases, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(make(), encoding="utf-8")
