@@ -1,5 +1,9 @@
 """`clove demo`."""
 
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from node.testbed_record import NetworkRecord
     from verify.verdict import Verdict
 
+_TERMINATED = 143
 QUESTION = "Why is the sky blue? Answer in two sentences."
 
 
@@ -37,13 +42,18 @@ def demo(
     from node.home import Home
     from node.testbed import take_down
 
+    signal.signal(signal.SIGTERM, _end_in_order)
     base = Home.locate(home)
     began = monotonic()
     record = start_testbed(base, nodes, models, model, timeout_s, {})
     try:
         relays = sum(node.role == "relay" for node in record.nodes)
-        note(f"network up in {span(monotonic() - began)}: {relays} relays, {models} model nodes, 1 client,")
-        note(f"each a process of its own (pids {record.nodes[0].pid} to {record.nodes[-1].pid})\n")
+        print(
+            f"network   {relays} relays, {models} model nodes and 1 client, up in {span(monotonic() - began)};"
+        )
+        print(
+            f"          each is a process of its own, pids {record.nodes[0].pid} to {record.nodes[-1].pid}\n"
+        )
         verdict = _ask_and_tell(base, record, question, model, max_tokens)
     finally:
         if not keep:
@@ -64,65 +74,62 @@ def _ask_and_tell(
     from node.cli.daemon import find_daemon
 
     daemon = find_daemon(base.path)
-    note(f"question  {question}")
-    note("answer    streaming back through the circuits:\n")
+    print(f"question  {question}\nanswer    ", end="", flush=True)
     body = chat_body(daemon, model, turns(None, question), {"max_tokens": max_tokens})
     answer = ask_once(daemon, body, write)
-    write("\n\n")
     kept = answer.kept(daemon)
-    _tell(kept, record)
+    print("\n")
+    names = {node.node_id: f"{node.name} ({short(node.node_id)})" for node in record.nodes}
+    print_facts([*_circuit_facts(kept["account"], names), *_answer_facts(kept, names)])
     return _audit(base, answer, kept)
 
 
-def _tell(kept: dict[str, Any], record: "NetworkRecord") -> None:
-    names = {node.node_id: node.name for node in record.nodes}
-
-    def named(node_id: str) -> str:
-        return f"{names.get(node_id, 'unknown')} ({short(node_id)})"
-
-    account = kept["account"]
-    circuits = [
-        (f"circuit {i}", " > ".join(named(relay) for relay in relays))
-        for i, relays in enumerate(account["circuits"], 1)
-    ]
-    used = [relay for relays in account["circuits"] for relay in relays]
-    tokens = f"{account['completion_tokens']} generated for {account['prompt_tokens']} of the prompt"
-    speed = account["completion_tokens"] / max(account["duration_s"], 1e-9)
-    print_facts(
-        [
-            *circuits,
-            ("disjoint", "yes" if len(set(used)) == len(used) else "NO: a relay is on two circuits"),
-            (
-                "cloves",
-                f"{account['cloves_sent']} sent, one a circuit; any {account['k']} of {account['n']} will do",
-            ),
-            (
-                "sealed to",
-                f"{named(account['node'])}, the only one to read the prompt; it doesn't know who asked",
-            ),
-            ("tokens", f"{tokens}, {account['cached_tokens']} of them cached; {speed:.0f} a second"),
-            ("first token", span(account["ttft_s"]) if account["ttft_s"] is not None else "none"),
-            ("whole", span(account["duration_s"])),
-            ("receipt", f"{_receipt_bytes(kept)} bytes, signed by {named(account['node'])}"),
-        ]
-    )
+def _circuit_facts(account: dict[str, Any], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The circuits that the cloves left by, then those that took over while the answer ran."""
+    first, later = account["circuits"][: account["n"]], account["circuits"][account["n"] :]
+    used = [relay for relays in first for relay in relays]
+    shown = [(f"circuit {i}", _route(relays, names)) for i, relays in enumerate(first, 1)]
+    shown.append(("disjoint", "yes" if len(set(used)) == len(used) else "NO: a relay is on two of them"))
+    return shown + [("took over", _route(relays, names)) for relays in later]
 
 
-def _receipt_bytes(kept: dict[str, Any]) -> int:
-    import json
+def _route(relays: Sequence[str], names: Mapping[str, str]) -> str:
+    return " > ".join(names.get(relay, short(relay)) for relay in relays)
 
+
+def _answer_facts(kept: dict[str, Any], names: Mapping[str, str]) -> list[tuple[str, str]]:
     from verify.record_codec import decode_record
 
-    return len(decode_record(json.dumps(kept["record"])).receipt)
+    account, record = kept["account"], decode_record(json.dumps(kept["record"]))
+    node = names.get(account["node"], short(account["node"]))
+    speed = account["completion_tokens"] / max(account["duration_s"], 1e-9)
+    generated = f"{account['completion_tokens']} generated, {speed:.0f} a second"
+    return [
+        ("cloves", f"{account['cloves_sent']} sent, any {account['k']} of {account['n']} are enough"),
+        ("answered by", f"{node}: it alone can read the prompt, and doesn't know who asked"),
+        (
+            "tokens",
+            f"{generated}; {account['prompt_tokens']} of the prompt, {account['cached_tokens']} cached",
+        ),
+        ("first token", span(account["ttft_s"]) if account["ttft_s"] is not None else "none came"),
+        ("all of it", span(account["duration_s"])),
+        (
+            "receipt",
+            f"{len(record.receipt)} bytes, signed by {names.get(record.node_id.hex(), 'a stranger')}",
+        ),
+    ]
 
 
 def _audit(base: "Home", answer: "Answer", kept: dict[str, Any]) -> "Verdict":
-    import json
-
     from node.cli.verify import verdict_facts, verdict_line
     from node.local_audit import audit_kept
 
-    note("\nauditing: the same prompt and tokens through the model once more, on this machine")
+    print("\nThe audit: the same prompt and tokens through the model once more, on this machine.")
     _, verdict = audit_kept(json.dumps(kept["record"]), base.models_dir)
-    print_facts([("audit", verdict_line(verdict)), *verdict_facts(verdict), ("answer", answer.answer_id)])
+    print_facts([("verdict", verdict_line(verdict)), *verdict_facts(verdict), ("answer", answer.answer_id)])
     return verdict
+
+
+def _end_in_order(*_: object) -> None:
+    """SIGTERM must take the network down as Ctrl-C does."""
+    sys.exit(_TERMINATED)
