@@ -286,7 +286,7 @@ class CircuitMachine:
             case Undelivered(message):
                 return [CloveUndelivered(message)]
             case Close():
-                return self._close(CloseCause.PROXY_LEFT, tell=False)
+                return self._close(CloseCause.PROXY_LEFT)
             case Dummy():
                 return []
             case CloveFragment():

@@ -41,7 +41,7 @@ class _RelayCommand(IntEnum):
 
 
 class CloseReason(IntEnum):
-    """Why an end point closes a circuit in good order."""
+    """Why a proxy closes a circuit in good order."""
 
     FINISHED = 0
     DRAINING = 1
@@ -88,7 +88,7 @@ class Dummy:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Either way: this end is leaving in good order; nobody is to blame."""
+    """Inbound: the proxy is leaving in good order; nobody is to blame."""
 
     reason: CloseReason
 
@@ -232,11 +232,11 @@ _BOTH: Mapping[int, Callable[[bytes], Content]] = {
     _RelayCommand.SENDME: _decode_sendme,
     _RelayCommand.PING: _decode_ping,
     _RelayCommand.DUMMY: _decode_dummy,
-    _RelayCommand.CLOSE: _decode_close,
 }
 _OUTBOUND: Mapping[int, Callable[[bytes], Content]] = {**_BOTH, _RelayCommand.CLOVE: _decode_fragment}
 _INBOUND: Mapping[int, Callable[[bytes], Content]] = {
     **_BOTH,
     _RelayCommand.RESP: _decode_response,
+    _RelayCommand.CLOSE: _decode_close,
     _RelayCommand.UNDELIVERED: _decode_undelivered,
 }
