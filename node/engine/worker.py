@@ -92,7 +92,8 @@ def _serve(pipes: Pipes, configure: Configure) -> int:
     from node.engine.model_engine import ModelEngine
 
     settings = configure.settings
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     torch.set_grad_enabled(mode=False)
     device = settings.device
     if device == "auto":
