@@ -55,7 +55,8 @@ FIXED_TABLE: Table = {
     ("torch-bf16", "torch-fp32"): _BF16,
     ("torch-fp32", "torch-bf16"): _BF16,
 }
-"""Used until self-play at install measures these. The entries with torch-bf16 are guesses, marked as such."""
+"""Used until self-play at install measures these. What torch-fp32's rest on is in docs/spec/receipt.md; the entries with
+torch-bf16 are guesses, marked as such."""
 
 
 def audit(receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE) -> Verdict:
