@@ -48,7 +48,7 @@ def _become_daemon(home: Path, log: Path) -> NoReturn:
         launch(home, {})
         code = int(ExitCode.OK)
     except NodeError as error:
-        print(f"clove: {error}", file=sys.stderr)
+        print(f"clove: {error}", *filter(None, [error.remedy]), sep="\n  ", file=sys.stderr)
         code = int(error.exit_code)
     except KeyboardInterrupt:
         code = 130

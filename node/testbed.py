@@ -27,6 +27,8 @@ _LAUNCHER_S = 60.0
 _REQUEST_S = 2.0
 _TAIL_LINES = 20
 _END_S = 15.0
+_REAP_S = 5.0
+_REAP_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,14 @@ def send_signal(node: NodeEntry, number: int) -> None:
     """
     if not is_running(node):
         raise LocalNetworkError(f"{node.name} does not run any more")
-    if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT):
-        os.killpg(node.pid, number)
-    else:
+    if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT):
         os.kill(node.pid, number)
+        return
+    os.killpg(node.pid, number)
+    deadline = monotonic() + _REAP_S
+    pause = threading.Event()
+    while number == signal.SIGKILL and is_running(node) and monotonic() < deadline:
+        pause.wait(_REAP_POLL_S)
 
 
 def serving_node(record: NetworkRecord) -> NodeEntry:
@@ -168,16 +174,14 @@ def _start_spawned(
 ) -> Iterator[tuple[NodePlan, int]]:
     """Each on its own, the bootstrap node first."""
     for node in nodes:
-        with node.log_file.open("ab") as log:
-            child = subprocess.Popen(
-                _command(node),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-        yield node, child.pid
+        command = _command(node)
+        written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(node.log_file), written, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        yield node, os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
         if node is nodes[0]:
             _await_listening(node)
 
@@ -332,6 +336,9 @@ def _end_all(processes: Sequence[tuple[int, Home]], *, grace_s: float) -> int:
     for pid in left:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+    deadline = monotonic() + _REAP_S
+    while any(_exists(pid) for pid in left) and monotonic() < deadline:
+        pause.wait(_REAP_POLL_S)
     return len(left)
 
 
