@@ -55,7 +55,7 @@ FIXED_TABLE: Table = {
     ("torch-bf16", "torch-fp32"): _BF16,
     ("torch-fp32", "torch-bf16"): _BF16,
 }
-"""Used until self-play at install measures these. What torch-fp32's rest on is in docs/spec/receipt.md; the entries with
+"""Used until self-play at install measures these. docs/spec/receipt.md says what torch-fp32's bars rest on; those with
 torch-bf16 are guesses, marked as such."""
 
 
