@@ -92,8 +92,11 @@ class ModelService:
 
     def clove_delivered(self, proxy: NodeId, reply_token: bytes, sealed: bytes) -> None:
         """`ModelPort`: a clove or an update."""
-        del reply_token  # The prompt lists its paths itself, so a proxy can't put another in their place.
         now = trio.current_time()
+        # An answer starts with the k-th clove. The proxy of a later one knows no reply token until it delivers, and
+        # may have refused a cell. The prompt lists its paths itself: no proxy can put another in their place.
+        for answer in self._answers.values():
+            answer.sender.path_delivered(reply_token, now)
         self._take(self._intake.receive_delivery(proxy, sealed, now, self._unix_time()))
 
     def answer_refused(self, proxy: NodeId, reply_token: bytes) -> None:

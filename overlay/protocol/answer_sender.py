@@ -203,6 +203,13 @@ class AnswerSender:
         """The proxy says that no circuit is behind this token."""
         self._bury(lambda path: path.reply.token == reply_token, now)
 
+    def path_delivered(self, reply_token: bytes, now: float) -> None:
+        """The proxy has delivered over this path: if it refused a cell before, the clove was only late."""
+        for path in self._paths:
+            if path.reply.token == reply_token and not path.alive:
+                self._revive(path)
+        self._note_deaths(now)
+
     def proxy_lost(self, proxy: NodeId, now: float) -> None:
         """There is no link to this proxy, and none can be had."""
         self._bury(lambda path: path.reply.proxy == proxy, now)

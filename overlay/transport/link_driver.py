@@ -94,9 +94,12 @@ class Link:
         """Cells and messages may be sent."""
         return self._machine.is_open
 
-    def send_cell(self, cell: bytes, circ_id: int) -> bool:
-        """Queues a cell; False, and nothing sent, when a queue is full or the link isn't open."""
-        return self._machine.is_open and self._cells.put(circ_id, cell)
+    def send_cell(self, cell: bytes, circ_id: int, *, ends: bool = False) -> bool:
+        """Queues a cell; False, and nothing sent, when a queue is full or the link isn't open.
+
+        ends: this is the circuit's last cell (DESTROY); what waits of that circuit is of no use any more.
+        """
+        return self._machine.is_open and self._cells.put(circ_id, cell, ends=ends)
 
     def send_message(self, message: ControlMessage) -> bool:
         """Queues a message; False, and nothing sent, when the queue is full or the link isn't open."""
@@ -108,8 +111,9 @@ class Link:
         self._perform(self._machine.refuse(short))
 
     def accept(self) -> None:
-        """Answers the greeting of an inbound connection, which opens the link."""
-        self._perform(self._machine.accept(trio.current_time()))
+        """Answers the greeting of an inbound connection, which opens the link, unless it has ended meanwhile."""
+        if not self._closing.is_set():
+            self._perform(self._machine.accept(trio.current_time()))
 
     async def run(
         self, decide: Callable[["Link", Hello], Awaitable[None]], closed: Callable[["Link"], None]

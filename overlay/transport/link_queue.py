@@ -27,10 +27,18 @@ class CellQueue:
     def __len__(self) -> int:
         return self._count
 
-    def put(self, circ_id: int, cell: bytes) -> bool:
-        """Adds a cell; False, and nothing added, where that circuit's queue or the whole is full."""
+    def put(self, circ_id: int, cell: bytes, *, ends: bool = False) -> bool:
+        """Adds a cell; False, and nothing added, where that circuit's queue or the whole is full.
+
+        ends: the cell ends its circuit. It takes the place of all that waits there, and always fits.
+        """
         waiting = self._circuits.get(circ_id)
-        if self._count >= LINK_QUEUE_CELLS or (waiting and len(waiting) >= LINK_CIRCUIT_QUEUE_CELLS):
+        if ends and waiting is not None:
+            self._count -= len(waiting)
+            waiting.clear()
+        elif not ends and (
+            self._count >= LINK_QUEUE_CELLS or (waiting and len(waiting) >= LINK_CIRCUIT_QUEUE_CELLS)
+        ):
             return False
         if waiting is None:
             self._circuits[circ_id] = waiting = deque()

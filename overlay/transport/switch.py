@@ -36,7 +36,7 @@ from overlay.protocol.relay import RelayMachine
 from overlay.routing.directory import Directory
 from overlay.transport.deadlines import Deadlines
 from overlay.transport.links import Link, Links
-from overlay.wire.cells import CircuitId, choose_circuit_id, decode_cell, encode_cell
+from overlay.wire.cells import CircuitId, Command, choose_circuit_id, decode_cell, encode_cell
 from overlay.wire.descriptor import Descriptor
 from overlay.wire.messages import (
     AnswerCellSent,
@@ -215,7 +215,10 @@ class Switch:
 
     def _send_cell(self, effect: SendCell) -> bool:
         link = self.links.get(effect.peer)
-        return link is not None and link.send_cell(encode_cell(effect.cell), effect.cell.circ_id)
+        if link is None:
+            return False
+        cell = effect.cell
+        return link.send_cell(encode_cell(cell), cell.circ_id, ends=cell.command is Command.DESTROY)
 
     # --- circuits of ours -------------------------------------------------------------------------------
 

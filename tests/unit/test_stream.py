@@ -514,3 +514,17 @@ def test_deadlines_never_lie_in_the_past_for_long():
             answer.sender.finish()
     assert all(earlier <= later for earlier, later in pairwise(deadlines))
     assert len(set(deadlines)) > len(deadlines) / 2
+
+
+def test_a_path_that_was_refused_before_its_clove_came_is_used_when_it_has_come():
+    answer = an_answer()
+    said = say(answer, 1, 2)
+    late = reply_path(3).token
+    answer.sender.path_refused(late, answer.now)
+    assert answer.sender.live_path_count == 3
+    said += say(answer, 3, 4)
+    answer.sender.path_delivered(late, answer.now)
+    assert answer.sender.live_path_count == 4
+    said += say(answer, 5)
+    assert answer.events == said
+    assert not answer.receiver.retired_paths
