@@ -17,12 +17,6 @@ def make(request):
     return request.param()
 
 
-@pytest.fixture(autouse=True)
-async def in_bounded_time():
-    with trio.fail_after(60):
-        yield
-
-
 async def test_both_ends_learn_who_the_other_is(make):
     async with listening(make()) as alice, listening(make()) as bob:
         near = await alice.transport.dial(bob.transport.node_id, bob.transport.addresses)

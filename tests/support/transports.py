@@ -42,7 +42,7 @@ async def listening(transport: Transport) -> AsyncIterator[Listening]:
         await send.send(connection)
         await node.release.wait()
 
-    with send, receive:
+    with send, receive, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(transport.serve, accept)
             yield node
