@@ -308,6 +308,10 @@ async def main():
         await raw.aclose()
         connection = await a.dial(b.node_id, b.addresses)
         stream = await a.host.new_stream(b.host.get_id(), ["/ipfs/ping/1.0.0"])
+        try:
+            await a.host.new_stream(b.host.get_id(), ["/unknown/1"])
+        except Exception:
+            pass
         await stream.muxed_stream.conn.secured_conn.close()
         await trio.sleep(0.3)
         connection = await a.dial(b.node_id, b.addresses)
