@@ -33,6 +33,7 @@ from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
 from node.keys import KeyRing
 from node.logs import get_logger
 from node.metrics import Metrics
+from node.observer import Observer
 from node.service import Identity, NodeService
 from node.serving.answer_writer import AnswerWriter
 from node.serving.model_service import ModelService
@@ -207,6 +208,7 @@ class Daemon:
             relayed_circuits=lambda: self._relay.circuit_count if self._relay is not None else 0,
             addresses=lambda: self._addresses,
             begin_shutdown=self._stop.set,
+            metrics=self._metrics,
         )
 
     def _describe_anonymity(self) -> str:
@@ -427,19 +429,11 @@ class Daemon:
         await serve_api(app, api, self._stop.wait, task_status=task_status)
 
     async def _keep_house(self) -> None:
+        observer = Observer(self._metrics, self._switch, self._relay, self._client)
         while True:
-            await trio.sleep(HOUSEKEEPING_S)
-            self._observe()
+            observer.observe()
             self._save()
-
-    def _observe(self) -> None:
-        metrics, directory = self._metrics, self._switch.directory
-        metrics.links.set(len(self._switch.links.open_links()))
-        metrics.circuits.labels("own").set(len(self._switch.own_circuits))
-        if self._relay is not None:
-            metrics.circuits.labels("relayed").set(self._relay.circuit_count)
-        metrics.known_nodes.labels("relay").set(len(directory.relays()))
-        metrics.known_nodes.labels("model").set(len(directory.model_nodes()))
+            await trio.sleep(HOUSEKEEPING_S)
 
     async def _await_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

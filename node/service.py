@@ -25,6 +25,7 @@ from node.api.ports import (
 )
 from node.clock import Clock
 from node.logs import get_logger
+from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter
 from node.store import Store, StoredAnswer
 from overlay.client.client import Answering, Client
@@ -147,6 +148,7 @@ class NodeService:
         relayed_circuits: Callable[[], int],
         addresses: Callable[[], tuple[str, ...]],
         begin_shutdown: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         self.writer: AnswerWriter | None = None
         self.own_models: Callable[[], tuple[ModelOffer, ...]] = tuple
@@ -163,6 +165,7 @@ class NodeService:
         self._relayed_circuits = relayed_circuits
         self._addresses = addresses
         self._begin_shutdown = begin_shutdown
+        self._metrics = metrics
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -197,7 +200,11 @@ class NodeService:
                 clock=self._clock,
                 events=answering.__aiter__,
             )
-            yield recorder
+            self._metrics.cloves.labels("sent").inc(answering.cloves_sent)
+            try:
+                yield recorder
+            finally:
+                self._metrics.failovers.labels("during").inc(answering.paths_replaced)
             self._keep(recorder, answering.request.message.blinding, answering)
 
     @asynccontextmanager

@@ -1,0 +1,64 @@
+"""Carries what the machines count into the metrics. Machines know nothing of Prometheus; totals only grow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from node.metrics import Metrics
+from overlay.client.client import Client
+from overlay.protocol.relay import RelayMachine
+from overlay.transport.switch import Switch
+
+_CELLS = {"cells_forwarded_outbound": "fwd", "cells_forwarded_inbound": "bwd", "pads_received": "pad"}
+_DROPS = {"cells_unknown_circuit": "unknown_circuit"}
+_CLOVES = {"cloves_delivered": "delivered", "cloves_undelivered": "undelivered"}
+
+
+@dataclass(slots=True)
+class Observer:
+    """Reads the parts of one daemon whenever it is asked to."""
+
+    metrics: Metrics
+    switch: Switch
+    relay: RelayMachine | None
+    client: Client | None
+
+    def observe(self) -> None:
+        """Bring the metrics up to what the parts have counted."""
+        metrics, directory = self.metrics, self.switch.directory
+        metrics.links.set(len(self.switch.links.open_links()))
+        metrics.circuits.labels("own").set(len(self.switch.own_circuits))
+        metrics.known_nodes.labels("relay").set(len(directory.relays()))
+        metrics.known_nodes.labels("model").set(len(directory.model_nodes()))
+        if self.relay is not None:
+            self._observe_relay(self.relay)
+        if self.client is not None:
+            pool = self.client.pool
+            _raise_to(metrics.circuit_builds, {"ok": pool.built, "failed": pool.failed})
+
+    def _observe_relay(self, relay: RelayMachine) -> None:
+        counted = relay.counters.as_dict()
+        self.metrics.circuits.labels("relayed").set(relay.circuit_count)
+        _raise_to(self.metrics.cells, _named(counted, _CELLS))
+        _raise_to(self.metrics.dropped_cells, _named(counted, _DROPS))
+        _raise_to(self.metrics.cloves, _named(counted, _CLOVES))
+
+
+def _named(counted: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+    return {label: counted[name] for name, label in names.items()}
+
+
+def _raise_to(counter: Counter, totals: Mapping[str, int]) -> None:
+    for label, total in totals.items():
+        child = counter.labels(label)
+        child.inc(max(0, total - _value(child)))
+
+
+def _value(child: Counter) -> float:
+    return next(
+        sample.value
+        for metric in child.collect()
+        for sample in metric.samples
+        if "created" not in sample.name
+    )
