@@ -10,6 +10,7 @@ from node.cli.chat import chat
 from node.cli.circuits import circuits
 from node.cli.demo import demo
 from node.cli.doctor import doctor
+from node.cli.id import show_id
 from node.cli.init import init
 from node.cli.models import models_app
 from node.cli.output import note
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for command in (init, up, ask, chat, status, peers, circuits, verify, doctor, demo, shutdown, version):
     app.command()(command)
+app.command("id")(show_id)
 app.add_typer(models_app, name="models")
 app.add_typer(testbed_app, name="testbed")
 
