@@ -30,6 +30,8 @@ from overlay.wire.prompt import PromptMessage
 
 MAX_ANSWERS = 256
 """Answers under way, queued ones included; over it a prompt is refused at once."""
+MAX_KEPT_ANSWERS = 1024
+"""The same with those that only linger for repairs, and refusals; over it a prompt is dropped."""
 
 log = get_logger("serving")
 
@@ -131,24 +133,32 @@ class ModelService:
 
     def _start(self, arrived: PromptArrived) -> None:
         self._metrics.cloves.labels("recovered").inc()
-        if self._nursery is None or len(self._answers) >= MAX_ANSWERS:
+        if self._nursery is None or len(self._answers) >= MAX_KEPT_ANSWERS:
+            self._metrics.cloves.labels("dropped").inc()
             self._intake.answer_ended(arrived.mid)
             return
+        refusal = self._refusal()
         sender = AnswerSender(arrived.terms, arrived.message.paths, trio.current_time())
         answer = self._answers[arrived.mid] = _Answer(arrived.mid, sender)
         self._switch.deadlines.add(sender, lambda now: self._wake_sender(answer, now))
-        self._nursery.start_soon(self._run, answer, arrived)
+        self._nursery.start_soon(self._run, answer, arrived.message, refusal)
 
-    async def _run(self, answer: _Answer, arrived: PromptArrived) -> None:
-        message = arrived.message
+    def _refusal(self) -> AnswerFailed | None:
+        """Why no prompt is taken now, if so."""
+        if self.is_draining:
+            return AnswerFailed("draining", "the model node is shutting down; ask again", 1.0)
+        if self.running >= MAX_ANSWERS:
+            return AnswerFailed("busy", "the model node answers as many prompts as it can; ask again", 2.0)
+        return None
 
+    async def _run(self, answer: _Answer, message: PromptMessage, refusal: AnswerFailed | None) -> None:
         async def emit(event: AnswerEvent) -> None:
             while not answer.sender.write(event):
                 await answer.ticked.wait()
 
         with answer.scope:
-            if self.is_draining:
-                await emit(AnswerFailed("draining", "the model node is shutting down; ask again", 1.0))
+            if refusal is not None:
+                await emit(refusal)
             else:
                 await emit(AnswerAccepted())
                 await self._write(message, emit)

@@ -55,6 +55,11 @@ from overlay.wire.limits import MESSAGE_BYTES
 from overlay.wire.prompt import Prompt, ReplyPath
 
 CIRCUITS_TIMEOUT_S = 20.0
+FAILED_NODE_S = 60.0
+"""A model node that failed a prompt is passed over for so long, if others serve the model."""
+_NODE_FAILURES = frozenset(
+    {"model_node_unreachable", "model_node_silent", "answer_malformed", "answer_cut_short"}
+)
 _WAITED_FOR = {
     "first": "the model node did not answer at all",
     "idle": "the model node fell silent",
@@ -88,6 +93,7 @@ class Client:
         self._terms = terms
         self._entropy = entropy
         self._unix_time = unix_time
+        self._failed_at: dict[NodeId, float] = {}
 
     def warm(self, model: str | None = None) -> None:
         """Begin to build circuits to some model node, so that the first prompt finds them open."""
@@ -113,16 +119,23 @@ class Client:
             yield answering
         finally:
             answering.end()
+            if answering.node_failed:
+                self._failed_at[node.node_id] = trio.current_time()
 
     def _choose_node(self, model: str) -> Descriptor:
-        """A node that serves the model; one to which circuits are open is preferred."""
+        """A node that serves the model; preferred are those that did not fail of late, then those with circuits."""
         serving = self._switch.directory.serving(model)
         nodes = [node for node in serving if node.node_id != self._switch.node_id]
         if not nodes:
             raise AnswerError("model_not_found", self._explain_missing(model))
-        warm = [node for node in nodes if self.pool.is_warm(node.node_id)]
-        choices = warm or nodes
+        self._forgive(trio.current_time())
+        sound = [node for node in nodes if node.node_id not in self._failed_at] or nodes
+        choices = [node for node in sound if self.pool.is_warm(node.node_id)] or sound
         return choices[draw_below(len(choices), self._entropy)]
+
+    def _forgive(self, now: float) -> None:
+        recent = {node: at for node, at in self._failed_at.items() if now < at + FAILED_NODE_S}
+        self._failed_at = recent
 
     def explain_unready(self) -> list[str]:
         """What keeps a prompt from being sent now, in sentences; empty when nothing does."""
@@ -212,8 +225,9 @@ class Answering:
             number: _Carrier(circuit, message) for number, (circuit, message) in enumerate(opened)
         }
         self._entropy = entropy
-        self._undelivered = 0
+        self._undelivered: set[int] = set()
         self._heard = False
+        self._complete = False
         self._events: deque[AnswerEvent] = deque()
         self._error: AnswerError | None = None
         self._over = False
@@ -224,6 +238,11 @@ class Answering:
     def node_id(self) -> NodeId:
         """The model node that answers."""
         return self.request.target.node_id
+
+    @property
+    def node_failed(self) -> bool:
+        """Whether the answer ended early for a cause that another model node may not have."""
+        return self._error is not None and self._error.code in _NODE_FAILURES
 
     # --- start and end ----------------------------------------------------------------------------------
 
@@ -251,16 +270,19 @@ class Answering:
 
     # --- events out -------------------------------------------------------------------------------------
 
-    async def __aiter__(self) -> AsyncIterator[AnswerEvent]:
-        """Events in order. Raises AnswerError where the answer ends early."""
-        while True:
-            while self._events:
-                yield self._events.popleft()
+    def __aiter__(self) -> "Answering":
+        """Events in order."""
+        return self
+
+    async def __anext__(self) -> AnswerEvent:
+        """The next event. Raises AnswerError where the answer ends early."""
+        while not self._events:
             if self._error is not None:
                 raise self._error
             if self._over:
-                return
+                raise StopAsyncIteration
             await self._changed.wait()
+        return self._events.popleft()
 
     def _signal(self) -> None:
         self._changed.set()
@@ -289,11 +311,12 @@ class Answering:
                 if not self._heard:
                     self._note_heard()
                 self._take(self._receiver.receive_cell(number, data, trio.current_time()))
-            case CircuitClosed():
+            case CircuitClosed(_, blamed):
                 carrier.circuit.subscribers.pop(carrier.message, None)
+                self.culprits.extend(blamed)
                 self._receiver.path_lost(number)
             case CloveUndelivered():
-                self._note_undelivered()
+                self._note_undelivered(number)
             case CircuitBuilt() | PongReceived():
                 pass
             case _:
@@ -305,10 +328,11 @@ class Answering:
             # An update that overtook the prompt was dropped; now there is an answer that it can be about.
             self._send_update()
 
-    def _note_undelivered(self) -> None:
-        self._undelivered += 1
+    def _note_undelivered(self, number: int) -> None:
+        self._undelivered.add(number)
         terms = self.request.terms
-        if not self._heard and self._undelivered > terms.n - terms.k:
+        failed = self._undelivered & self._carriers.keys()
+        if not self._heard and len(failed) > terms.n - terms.k:
             self._fail("model_node_unreachable", "the model node can't be reached from its proxies", 1.0)
 
     def _wake(self, now: float) -> None:
@@ -322,7 +346,7 @@ class Answering:
                 case BlocksMissing():
                     self._send_update(stalled=True)
                 case AnswerEnded():
-                    self._over = True
+                    self._end_stream()
                 case AnswerTimedOut(waited_for):
                     self._fail("model_node_silent", f"{_WAITED_FOR[waited_for]}; ask again", 1.0)
                 case AnswerMalformed(reason):
@@ -330,6 +354,7 @@ class Answering:
                 case AnswerFailed(code, message, retry_after_s):
                     self._error = AnswerError(code, message, retry_after_s)
                 case AnswerAccepted() | TokensGenerated() | AnswerFinished() | ReceiptIssued():
+                    self._complete = self._complete or isinstance(event, AnswerFinished)
                     self._events.append(event)
                 case _:
                     assert_never(event)
@@ -337,6 +362,11 @@ class Answering:
             self._switch.deadlines.touched(self._receiver)
         if events:
             self._signal()
+
+    def _end_stream(self) -> None:
+        if not self._complete and self._error is None:
+            self._error = AnswerError("answer_cut_short", "the model node ended the answer early", 1.0)
+        self._over = True
 
     # --- paths ------------------------------------------------------------------------------------------
 
@@ -354,7 +384,11 @@ class Answering:
         stale = self._carriers.pop(old)
         stale.circuit.subscribers.pop(stale.message, None)
         carrier = _Carrier(circuit, self._entropy(MESSAGE_BYTES))
-        number = self.request.replace_path(old, _reply_path(circuit, carrier.message))
+        try:
+            number = self.request.replace_path(old, _reply_path(circuit, carrier.message))
+        except LocalProtocolError as error:
+            self._fail("paths_exhausted", str(error))
+            return
         self._carriers[number] = carrier
         self._receiver.add_path(number, trio.current_time())
         self._subscribe(number, carrier)
@@ -367,9 +401,12 @@ class Answering:
         self._send(carrier, envelope)
 
     def _send_update(self, *, stalled: bool = False, cancel: bool = False) -> None:
+        """Over every path: some may be dead already, and a cancel must follow the last clove, wherever that went."""
         alive = [carrier for carrier in self._carriers.values() if carrier.circuit.is_open]
-        envelopes = self.request.update(self._receiver.have, stalled=stalled, cancel=cancel)
-        for carrier, envelope in zip(alive, envelopes, strict=False):
+        envelopes = self.request.update(
+            self._receiver.have, stalled=stalled, cancel=cancel, copies=len(alive)
+        )
+        for carrier, envelope in zip(alive, envelopes, strict=True):
             self._send(carrier, envelope)
 
     def _send(self, carrier: _Carrier, envelope: bytes) -> None:

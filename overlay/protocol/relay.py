@@ -283,6 +283,13 @@ class RelayMachine:
         self.counters.cloves_undelivered += 1
         return reply.proxy.report_undelivered(reply.message)
 
+    def clove_refused(self, peer: NodeId, reply_token: bytes, now: float) -> list[Effect]:
+        """A node that we delivered to takes no cloves: tell the client. From any other node it means nothing."""
+        reply = self._replies.get(reply_token)
+        if reply is None or peer not in reply.destinations:
+            return []
+        return self.delivery_failed(reply_token, now)
+
     # --- time and the end -------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import trio
 
+from overlay.protocol import deadlines as schedule
+
 
 class Timed(Protocol):
     """A machine with deadlines, in the seconds of `trio.current_time()`."""
@@ -18,14 +20,24 @@ class Timed(Protocol):
         """When to be woken next; None for not at all."""
         ...
 
+    def __hash__(self) -> int:
+        """A machine is known by its identity."""
+        ...
+
 
 class Deadlines:
     """Wakes registered machines at their deadlines."""
 
     def __init__(self) -> None:
         self._wake: dict[Timed, Callable[[float], None]] = {}
+        self._due: schedule.Deadlines[Timed] = schedule.Deadlines()
         self._armed = float("inf")
         self._changed = trio.Event()
+
+    @property
+    def machines(self) -> tuple[Timed, ...]:
+        """Everything registered."""
+        return tuple(self._wake)
 
     def add(self, machine: Timed, wake: Callable[[float], None]) -> None:
         """Wake `machine` from now on by calling `wake(now)`, which must perform the machine's effects."""
@@ -35,11 +47,15 @@ class Deadlines:
     def remove(self, machine: Timed) -> None:
         """Forget `machine`; unknown ones are ignored."""
         self._wake.pop(machine, None)
+        self._due.cancel(machine)
 
     def touched(self, machine: Timed) -> None:
         """Note that `machine` had input: its deadline may be earlier than the one waited for."""
         deadline = machine.next_deadline()
-        if deadline is not None and deadline < self._armed:
+        if deadline is None or machine not in self._wake:
+            return
+        self._due.schedule(machine, deadline)
+        if deadline < self._armed:
             self._armed = deadline
             self._changed.set()
 
@@ -48,16 +64,15 @@ class Deadlines:
         task_status.started()
         while True:
             self._changed = trio.Event()
-            self._armed = min(
-                (d for machine in self._wake if (d := machine.next_deadline()) is not None),
-                default=float("inf"),
-            )
+            first = self._due.next_deadline()
+            self._armed = float("inf") if first is None else first
             with trio.move_on_at(self._armed):
                 await self._changed.wait()
             self._fire(trio.current_time())
 
     def _fire(self, now: float) -> None:
-        for machine, wake in list(self._wake.items()):
+        for machine in self._due.pop_due(now):
             deadline = machine.next_deadline()
             if deadline is not None and deadline <= now and machine in self._wake:
-                wake(now)
+                self._wake[machine](now)
+            self.touched(machine)

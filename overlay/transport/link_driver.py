@@ -97,7 +97,7 @@ class Link:
     def send_cell(self, cell: bytes, circ_id: int, *, ends: bool = False) -> bool:
         """Queues a cell; False, and nothing sent, when a queue is full or the link isn't open.
 
-        ends: this is the circuit's last cell (DESTROY); what waits of that circuit is of no use any more.
+        ends: this is the circuit's last cell (DESTROY), for which there is always room.
         """
         return self._machine.is_open and self._cells.put(circ_id, cell, ends=ends)
 

@@ -30,16 +30,17 @@ class CellQueue:
     def put(self, circ_id: int, cell: bytes, *, ends: bool = False) -> bool:
         """Adds a cell; False, and nothing added, where that circuit's queue or the whole is full.
 
-        ends: the cell ends its circuit. It takes the place of all that waits there, and always fits.
+        ends: the cell ends its circuit and always fits: where there is no room, it takes the place of all that
+        waits there.
         """
         waiting = self._circuits.get(circ_id)
-        if ends and waiting is not None:
-            self._count -= len(waiting)
-            waiting.clear()
-        elif not ends and (
-            self._count >= LINK_QUEUE_CELLS or (waiting and len(waiting) >= LINK_CIRCUIT_QUEUE_CELLS)
-        ):
-            return False
+        is_full = waiting is not None and len(waiting) >= LINK_CIRCUIT_QUEUE_CELLS
+        if is_full or self._count >= LINK_QUEUE_CELLS:
+            if not ends:
+                return False
+            if waiting is not None:
+                self._count -= len(waiting)
+                waiting.clear()
         if waiting is None:
             self._circuits[circ_id] = waiting = deque()
             self._turns.append(circ_id)

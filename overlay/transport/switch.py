@@ -6,7 +6,7 @@ to whoever serves models here (`ModelPort`). Handlers run to completion without 
 link delivered; what they want sent is queued on links. Only dialling takes a task of its own.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -125,6 +125,8 @@ class Switch:
         self._directory_changed = directory_changed
         self._directory = Directory(membership.descriptors)
         self._own: dict[tuple[NodeId, CircuitId], OwnCircuit] = {}
+        self._effects: deque[Effect] = deque()
+        self._is_performing = False
         self._links: Links | None = None
         self._nursery: trio.Nursery | None = None
         self._dials = 0
@@ -254,21 +256,30 @@ class Switch:
         return relayed or self.is_reserved(peer, circ_id)
 
     def perform_own(self, circuit: OwnCircuit, outputs: Iterable[CircuitOutput]) -> None:
-        """Do what a circuit of ours asks for and tell its listener what happened."""
+        """Do what a circuit of ours asks for, then tell its listener what happened.
+
+        All cells go before the first event: a listener may send at once, and its cells are wrapped after these.
+        """
         machine = circuit.machine
-        for output in outputs:
+        events: list[CircuitEvent] = []
+        waiting = deque(outputs)
+        while waiting:
+            output = waiting.popleft()
             if not isinstance(output, SendCell):
-                circuit.listener.circuit_event(output)
+                events.append(output)
             elif self._send_cell(output):
                 circuit.cells_sent += 1
             else:
-                self.perform_own(circuit, machine.send_failed(trio.current_time()))
-                break
+                # One cell is lost, so those behind it are of no use. Nothing comes of this once it is closed.
+                events += [left for left in waiting if not isinstance(left, SendCell)]
+                waiting = deque(machine.send_failed(trio.current_time()))
         if machine.state is CircuitState.CLOSED:
             self._own.pop((machine.guard, machine.circ_id), None)
             self.deadlines.remove(machine)
         else:
             self.deadlines.touched(machine)
+        for event in events:
+            circuit.listener.circuit_event(event)
 
     def close_circuits(self) -> None:
         """This node leaves: end its own circuits and those through it, in good order."""
@@ -285,25 +296,34 @@ class Switch:
             self._perform(self._relay.handle_deadline(now))
 
     def _perform(self, effects: Iterable[Effect]) -> None:
-        relay = self._relay
-        if relay is None:
+        """Do what the relay asks for, in the order in which it asked: cells of a circuit must not overtake."""
+        self._effects.extend(effects)
+        if self._is_performing:
             return
-        for effect in effects:
-            match effect:
-                case SendCell(peer, cell):
-                    if not self._send_cell(effect):
-                        self._perform(relay.send_failed(peer, cell.circ_id, trio.current_time()))
-                case OpenLink(peer):
-                    self._start_dial(peer, self._extend, partial(self._link_failed, peer))
-                case DeliverClove(destination, reply_token):
-                    self._deliver(effect, destination, reply_token)
-                case RefuseAnswer(peer, reply_token):
-                    self._send_message(peer, AnswerRefused(reply_token))
-                case CloseLink(peer, reason):
-                    self._close_link(peer, reason)
-                case _:
-                    assert_never(effect)
-        self.deadlines.touched(relay)
+        self._is_performing = True
+        try:
+            while self._effects:
+                self._perform_one(self._effects.popleft())
+        finally:
+            self._is_performing = False
+        if self._relay is not None:
+            self.deadlines.touched(self._relay)
+
+    def _perform_one(self, effect: Effect) -> None:
+        match effect:
+            case SendCell(peer, cell):
+                if not self._send_cell(effect) and self._relay is not None:
+                    self._perform(self._relay.send_failed(peer, cell.circ_id, trio.current_time()))
+            case OpenLink(peer):
+                self._start_dial(peer, self._extend, partial(self._link_failed, peer))
+            case DeliverClove(destination, reply_token):
+                self._deliver(effect, destination, reply_token)
+            case RefuseAnswer(peer, reply_token):
+                self._send_message(peer, AnswerRefused(reply_token))
+            case CloseLink(peer, reason):
+                self._close_link(peer, reason)
+            case _:
+                assert_never(effect)
 
     def _extend(self, link: Link) -> None:
         if self._relay is not None:
@@ -322,7 +342,11 @@ class Switch:
             if self._relay is not None:
                 self._perform(self._relay.delivery_failed(reply_token, trio.current_time()))
 
-        self._start_dial(destination, send, fail)
+        if destination == self.node_id:
+            # No honest client has the destination on a path; to serve it would hand us both ends of one.
+            fail()
+        else:
+            self._start_dial(destination, send, fail)
 
     def _start_dial(self, peer: NodeId, ready: Callable[[Link], None], failed: Callable[[], None]) -> None:
         """Call `ready` with the link to `peer`, at once if there is one, or `failed`."""
@@ -357,8 +381,7 @@ class Switch:
                 else:
                     self.model.clove_delivered(link.peer, reply_token, sealed)
             case AnswerRefused(reply_token):
-                if self.model is not None:
-                    self.model.answer_refused(link.peer, reply_token)
+                self._receive_refusal(link.peer, reply_token)
             case AnswerCellSent(reply_token, data):
                 self._receive_answer(link.peer, reply_token, data)
             case DirectoryDigest() | DirectoryIndex() | DescriptorsWanted() | DescriptorsGiven():
@@ -368,6 +391,13 @@ class Switch:
                 raise RemoteProtocolError("a message of the link itself came through it")
             case _:
                 assert_never(message)
+
+    def _receive_refusal(self, peer: NodeId, reply_token: bytes) -> None:
+        """As a model node: no circuit is behind the token. As a proxy: the node that we delivered to serves nothing."""
+        if self.model is not None:
+            self.model.answer_refused(peer, reply_token)
+        if self._relay is not None:
+            self._perform(self._relay.clove_refused(peer, reply_token, trio.current_time()))
 
     def _receive_answer(self, peer: NodeId, reply_token: bytes, data: bytes) -> None:
         if self._relay is None:
