@@ -8,7 +8,7 @@ whole pairs to choose from, and never a mixture.
 import errno
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 from libp2p.abc import INetConn, INetStream
@@ -161,7 +161,16 @@ class Libp2pTransport:
         if self._announce:
             suffix = f"/p2p/{peer_id_text(self.node_id)}"
             return tuple(a if "/p2p/" in a else a + suffix for a in self._announce)
-        return tuple(str(address) for address in self._host.get_addrs())
+        found = [parse_address(str(address)) for address in self._host.get_addrs()]
+        return tuple(str(address) for bound in found for address in self._reachable(bound))
+
+    def _reachable(self, bound: Address) -> list[Address]:
+        """What a wildcard address stands for: our address on the way out, and loopback on a local network."""
+        if bound.host not in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound to
+            return [bound]
+        loopback, outside = ("127.0.0.1", "192.0.2.1") if bound.family == "ip4" else ("::1", "2001:db8::1")
+        hosts = [_own_ip_towards(outside)] + [loopback] * self.allow_private
+        return [replace(bound, host=host) for host in hosts if host is not None]
 
     async def serve(
         self, accept: Accept, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -303,3 +312,14 @@ def _probe(address: Address) -> None:
             probe.bind((address.host, address.port))
         except OSError as error:
             raise OSError(error.errno, f"can't listen on {address}: {error.strerror}") from error
+
+
+def _own_ip_towards(ip: str) -> str | None:
+    """Returns the address that we would send from; connecting a datagram socket sends nothing."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((ip, 9))
+        except OSError:
+            return None  # no route
+        return str(probe.getsockname()[0])

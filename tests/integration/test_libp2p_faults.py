@@ -292,6 +292,13 @@ def test_announced_addresses_stand_in_for_those_listened_on():
     assert transport.addresses == (f"/ip4/9.9.9.9/tcp/4001/p2p/{transport.host.get_id()}",)
 
 
+async def test_a_wildcard_address_is_announced_as_one_that_can_be_dialled():
+    wild = Libp2pTransport(os.urandom(32), ["/ip4/0.0.0.0/tcp/0"], allow_private=True)
+    async with listening(wild) as bob, listening(make()) as alice:
+        assert all("/0.0.0.0/" not in address for address in wild.addresses)
+        assert (await alice.transport.dial(wild.node_id, wild.addresses)).remote == bob.transport.node_id
+
+
 def test_libp2p_says_nothing_on_standard_error():
     program = """
 import os, trio
