@@ -52,8 +52,8 @@ from overlay.wire.messages import (
     LinkClosing,
 )
 
-MAX_PENDING_DIALS = 256
-"""Dials that machines may have under way; over it they fail at once."""
+MAX_WAITING_FOR_LINKS = 256
+"""Builds and deliveries that may wait for a dial; over it they fail at once."""
 
 
 class ModelPort(Protocol):
@@ -97,6 +97,10 @@ class OwnCircuit:
         self.switch.perform_own(self, self.machine.close(trio.current_time()))
 
 
+_Waiting = tuple[Callable[[Link], None], Callable[[], None]]
+"""What to do with a link, and without one."""
+
+
 class Switch:
     """A node's traffic. Implements `LinkHandler`.
 
@@ -129,7 +133,7 @@ class Switch:
         self._is_performing = False
         self._links: Links | None = None
         self._nursery: trio.Nursery | None = None
-        self._dials = 0
+        self._waiting: dict[NodeId, list[_Waiting]] = {}
 
     async def serve(
         self, links: Links, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -315,7 +319,7 @@ class Switch:
                 if not self._send_cell(effect) and self._relay is not None:
                     self._perform(self._relay.send_failed(peer, cell.circ_id, trio.current_time()))
             case OpenLink(peer):
-                self._start_dial(peer, self._extend, partial(self._link_failed, peer))
+                self._when_linked(peer, self._extend, partial(self._link_failed, peer))
             case DeliverClove(destination, reply_token):
                 self._deliver(effect, destination, reply_token)
             case RefuseAnswer(peer, reply_token):
@@ -346,29 +350,34 @@ class Switch:
             # No honest client has the destination on a path; to serve it would hand us both ends of one.
             fail()
         else:
-            self._start_dial(destination, send, fail)
+            self._when_linked(destination, send, fail)
 
-    def _start_dial(self, peer: NodeId, ready: Callable[[Link], None], failed: Callable[[], None]) -> None:
-        """Call `ready` with the link to `peer`, at once if there is one, or `failed`."""
-        link = self.links.get(peer)
-        if link is not None:
+    def _when_linked(self, peer: NodeId, ready: Callable[[Link], None], failed: Callable[[], None]) -> None:
+        """Call `ready` with the link to `peer`, at once if there is one, or `failed`.
+
+        In the order of the calls: an update must not overtake the clove that it follows.
+        """
+        link, waiting = self.links.get(peer), self._waiting.get(peer)
+        if waiting is None and link is not None:
             ready(link)
-        elif self._nursery is None or self._dials >= MAX_PENDING_DIALS:
+        elif self._nursery is None or sum(map(len, self._waiting.values())) >= MAX_WAITING_FOR_LINKS:
             failed()
+        elif waiting is not None:
+            waiting.append((ready, failed))
         else:
-            self._dials += 1
-            self._nursery.start_soon(self._dial, peer, ready, failed)
+            self._waiting[peer] = [(ready, failed)]
+            self._nursery.start_soon(self._dial, peer)
 
-    async def _dial(self, peer: NodeId, ready: Callable[[Link], None], failed: Callable[[], None]) -> None:
+    async def _dial(self, peer: NodeId) -> None:
         try:
             link = await self.link_to(peer)
         except UnreachableError:
             self.counters["dials_failed"] += 1
-            failed()
+            for _, failed in self._waiting.pop(peer):
+                failed()
         else:
-            ready(link)
-        finally:
-            self._dials -= 1
+            for ready, _ in self._waiting.pop(peer):
+                ready(link)
 
     # --- control messages -------------------------------------------------------------------------------
 
