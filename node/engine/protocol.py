@@ -94,7 +94,7 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A step that had nothing to tell is done: the worker lives."""
+    """Commands were taken, or a step that had nothing to tell is done: the worker lives."""
 
 
 Command = Configure | Submit | Cancel

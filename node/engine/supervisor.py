@@ -7,19 +7,17 @@ is the operator's problem: `serve` raises it.
 """
 
 import math
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE
 
 import structlog
 import trio
 
 from node.engine.errors import EngineBusyError, EngineCrashedError, EngineError, UnknownModelError
 from node.engine.events import CacheScope, EngineEvent, GenerationFinished, ModelCard, Replay
-from node.engine.launch import child_environment, module_command
+from node.engine.launch import module_command
 from node.engine.protocol import (
     Beat,
     Cancel,
@@ -32,16 +30,21 @@ from node.engine.protocol import (
     Report,
     Submit,
     Told,
-    encode_frame,
     rebuild_error,
 )
 from node.engine.settings import EngineSettings
+from node.engine.worker_process import (
+    WorkerProcess,
+    cause_of,
+    collect_complaints,
+    start_worker,
+    write_commands,
+)
 from overlay.wire.prompt import Prompt
 
 _LOG = structlog.get_logger(__name__)
 
 _READ_BYTES = 1 << 16
-_STDERR_LINES = 20
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _CONCURRENT_REPLAYS = 2
@@ -57,26 +60,6 @@ class _Pending:
     news: trio.MemorySendChannel[EngineEvent | Replay | EngineError]
     since: float
     is_replay: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """One life of the worker process."""
-
-    process: trio.Process
-    stdin: trio.abc.SendStream
-    stdout: trio.abc.ReceiveStream
-    stderr: trio.abc.ReceiveStream
-    outbox: deque[Command] = field(default_factory=deque)
-    filled: trio.Event = field(default_factory=trio.Event)
-    complaints: deque[str] = field(default_factory=lambda: deque(maxlen=_STDERR_LINES))
-    last_sign: float = field(default_factory=trio.current_time)
-    cause: str | None = None
-    refusal: EngineError | None = None
-
-    def post(self, command: Command) -> None:
-        self.outbox.append(command)
-        self.filled.set()
 
 
 class Engine:
@@ -99,7 +82,7 @@ class Engine:
         self._settings = settings or EngineSettings()
         self._command = tuple(command)
         self._cards: tuple[ModelCard, ...] = ()
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._pending: dict[int, _Pending] = {}
         self._next_request = 1
         self._request_s = _FIRST_GUESS_S
@@ -174,7 +157,9 @@ class Engine:
         """
         card = self.card(prompt.model)
         worker = self._ready_worker()
-        if self.active_requests >= self._settings.max_batch + self._settings.max_queue:
+        places = self._settings.max_batch + self._settings.max_queue
+        # A worker that has stopped reading must not let commands pile up, however fast requests come and go.
+        if self.active_requests >= places or len(worker.outbox) > 2 * places:
             raise EngineBusyError(self._predicted_wait_s())
         # Every event fits the buffer, so that a slow reader never holds up the others' tokens.
         room = min(prompt.sampler.max_tokens, card.context_tokens) + 3
@@ -207,7 +192,7 @@ class Engine:
             raise EngineCrashedError(f"it answered a replay with {type(result).__name__}")
         return result
 
-    def _ready_worker(self) -> _Worker:
+    def _ready_worker(self) -> WorkerProcess:
         if self._worker is None:
             raise EngineCrashedError(self._down_because)
         return self._worker
@@ -222,19 +207,16 @@ class Engine:
         send, receive = trio.open_memory_channel[EngineEvent | Replay | EngineError](room)
         request = self._next_request
         self._next_request += 1
-        now = trio.current_time()
-        if not self._pending and self._worker is not None:
-            self._worker.last_sign = now
-        self._pending[request] = _Pending(send, now, is_replay)
+        self._pending[request] = _Pending(send, trio.current_time(), is_replay)
         return request, receive
 
-    def _release(self, request: int, worker: _Worker) -> None:
+    def _release(self, request: int, worker: WorkerProcess) -> None:
         if self._pending.pop(request, None) is not None and worker is self._worker:
             worker.post(Cancel(request))
 
     async def _live_once(self, task_status: trio.TaskStatus[None] | None) -> bool:
         """One life of the worker; whether it ever was ready. Raises what kept it from becoming so."""
-        worker = await _start_worker(self._command, self._settings.threads or None)
+        worker = await start_worker(self._command, self._settings.threads or None)
         try:
             return await self._attend(worker, task_status)
         except trio.Cancelled:
@@ -250,35 +232,35 @@ class Engine:
                     await pipe.aclose()
             self._fail_pending()
 
-    async def _attend(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> bool:
+    async def _attend(self, worker: WorkerProcess, task_status: trio.TaskStatus[None] | None) -> bool:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write_commands, worker)
-            nursery.start_soon(_collect_complaints, worker)
+            nursery.start_soon(write_commands, worker)
+            nursery.start_soon(collect_complaints, worker)
             nursery.start_soon(self._watch, worker)
             worker.post(Configure(self._folders, self._settings))
             await self._listen(worker, task_status)
             with trio.move_on_after(1):
                 await worker.process.wait()
             nursery.cancel_scope.cancel()
-        self._down_because = _cause_of(worker)
+        self._down_because = cause_of(worker)
         if self._worker is None:
             raise worker.refusal or EngineCrashedError(self._down_because)
         return True
 
-    async def _listen(self, worker: _Worker, task_status: trio.TaskStatus[None] | None) -> None:
+    async def _listen(self, worker: WorkerProcess, task_status: trio.TaskStatus[None] | None) -> None:
         """Take the worker's reports until there are no more, or it makes no sense."""
         reader = FrameReader()
         while data := await worker.stdout.receive_some(_READ_BYTES):
-            worker.last_sign = trio.current_time()
             try:
                 for report in reader.feed(bytes(data)):
                     self._take(report, worker, task_status)
             except ValueError as error:
                 worker.cause = f"it wrote garbage: {error}"
                 return
+            worker.note_sign(has_work=bool(self._pending) or self._worker is not worker)
 
     def _take(
-        self, report: Command | Report, worker: _Worker, task_status: trio.TaskStatus[None] | None
+        self, report: Command | Report, worker: WorkerProcess, task_status: trio.TaskStatus[None] | None
     ) -> None:
         match report:
             case Ready():
@@ -314,14 +296,14 @@ class Engine:
         for pending in failed.values():
             pending.news.send_nowait(EngineCrashedError(self._down_because))
 
-    async def _watch(self, worker: _Worker) -> None:
+    async def _watch(self, worker: WorkerProcess) -> None:
         """Kill a worker that takes too long to start, or that has work and shows no sign of life."""
         settings = self._settings
         while True:
-            starting = self._worker is not worker
-            limit_s = settings.start_timeout_s if starting else settings.stuck_after_s
-            if (starting or self._pending) and trio.current_time() > worker.last_sign + limit_s:
-                worker.cause = f"it gave no sign of life for {limit_s:.0f} s and was killed"
+            limit_s = settings.stuck_after_s if self._worker is worker else settings.start_timeout_s
+            since = worker.awaited_since
+            if since is not None and trio.current_time() > since + limit_s:
+                worker.cause = worker.cause or f"it gave no sign of life for {limit_s:.0f} s and was killed"
                 worker.process.kill()
                 return
             await trio.sleep(min(limit_s / 4, 1.0))
@@ -338,40 +320,3 @@ async def _events(
         yield item
         if isinstance(item, GenerationFinished):
             return
-
-
-async def _start_worker(command: Sequence[str], threads: int | None) -> _Worker:
-    process = await trio.lowlevel.open_process(
-        command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environment(threads)
-    )
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise EngineCrashedError("it was started without pipes")
-    return _Worker(process, process.stdin, process.stdout, process.stderr)
-
-
-async def _write_commands(worker: _Worker) -> None:
-    """Send commands in order. The outbox holds at most two per request, and requests are bounded."""
-    try:
-        while True:
-            while worker.outbox:
-                await worker.stdin.send_all(encode_frame(worker.outbox.popleft()))
-            worker.filled = trio.Event()
-            await worker.filled.wait()
-    except trio.BrokenResourceError:
-        return  # it is dead; the reader sees that too
-
-
-async def _collect_complaints(worker: _Worker) -> None:
-    """Log what the worker writes to standard error, and keep its end for the cause of a crash."""
-    async for data in worker.stderr:
-        for line in bytes(data).decode("utf-8", "replace").splitlines():
-            worker.complaints.append(line[:500])
-            _LOG.debug("engine worker", line=line[:500])
-
-
-def _cause_of(worker: _Worker) -> str:
-    if worker.cause is not None:
-        return worker.cause
-    code = worker.process.returncode
-    last = next((line for line in reversed(worker.complaints) if line.strip()), "it said nothing")
-    return f"it ended with {code} ({last.strip()})"

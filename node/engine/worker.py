@@ -118,6 +118,8 @@ def _run(pipes: Pipes, engines: "dict[ModelId, ModelEngine]") -> int:
             return 0
         for command in commands:
             _obey(pipes, engines, command)
+        if commands:
+            pipes.send(Beat())
         for engine in busy:
             outputs = engine.step() if not engine.is_idle else []
             for request, event in outputs:

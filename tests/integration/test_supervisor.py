@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -169,9 +169,23 @@ async def test_a_stuck_worker_is_killed_and_replaced():
         assert len(await answer(engine, "say 1")) == 3
 
 
+async def test_a_stuck_worker_is_found_though_nobody_waits_for_long():
+    async with running() as engine:
+        first = engine.worker_pid
+        with trio.move_on_after(0.1):
+            await answer(engine, "hang")
+        while engine.is_ready:
+            with trio.move_on_after(0.1), suppress(EngineCrashedError):
+                await answer(engine, "say 1")
+        await engine.wait_ready()
+        assert engine.worker_pid != first
+
+
 async def test_an_idle_worker_is_left_alone():
     async with running(settings=replace(SETTINGS, stuck_after_s=0.1)) as engine:
         first = engine.worker_pid
+        with trio.move_on_after(0.05):
+            await answer(engine, "forever")
         await trio.sleep(0.5)
         assert len(await answer(engine, "say 1")) == 3
         assert engine.worker_pid == first
@@ -183,12 +197,12 @@ async def test_a_model_that_cannot_be_loaded_is_the_starter_s_error():
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
-    [("die", "no model today"), ("garbage", "garbage"), ("hang", "no sign of life for 1 s")],
+    ("how", "timeout_s", "message"),
+    [("die", 20, "no model today"), ("garbage", 20, "garbage"), ("hang", 1, "no sign of life for 1 s")],
 )
-async def test_a_worker_that_does_not_start_says_why(how, message):
+async def test_a_worker_that_does_not_start_says_why(how, timeout_s, message):
     with trio.fail_after(30), pytest.raises(EngineCrashedError, match=message):
-        await make_engine(how, replace(SETTINGS, start_timeout_s=1)).serve()
+        await make_engine(how, replace(SETTINGS, start_timeout_s=timeout_s)).serve()
 
 
 async def test_a_restart_that_fails_is_tried_again(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from node.engine.errors import ModelDamagedError, PromptTooLongError
 from node.engine.events import GenerationFinished, ModelCard, PromptPrefilled, Replay, TokensDecoded
-from node.engine.protocol import Cancel, LoadFailed, Ready, Refused, Submit, Told, report_error
+from node.engine.protocol import Beat, Cancel, LoadFailed, Ready, Refused, Submit, Told, report_error
 from node.engine.worker import Pipes
 from overlay.wire.prompt import ModelId
 
@@ -68,6 +68,7 @@ class ScriptedWorker:
         while (commands := self.pipes.receive(wait=not self.forever)) is not None:
             for command in commands:
                 self.obey(command)
+            self.pipes.send(Beat())
             for request, number in list(self.forever.items()):
                 if number < 90:
                     self.pipes.send(token(request, number))
