@@ -193,11 +193,12 @@ class Home:
 
     def daemon(self) -> DaemonInfo | None:
         """The daemon that runs on this home, None where none does or it isn't ready to be asked yet."""
-        if self.holder() is None:
+        holder = self.holder()
+        if holder is None:
             return None
         try:
             table = json.loads(self.daemon_file.read_text("utf-8"))
-            return DaemonInfo(
+            info = DaemonInfo(
                 pid=int(table["pid"]),
                 node_id=str(table["node_id"]),
                 api_url=str(table["api_url"]),
@@ -206,6 +207,8 @@ class Home:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        # A file of a daemon that was killed lies there until the next one has written its own.
+        return info if info.pid == holder else None
 
 
 def _take(descriptor: int) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -83,8 +84,8 @@ class Reports:
 
     async def shutdown(self, _request: Request) -> Response:
         """Begin to drain and end; admin only."""
-        await self.service.shutdown()
-        return JSONResponse({"shutting_down": True}, 202)
+        # Only once the reply is out: the end of the daemon would cut it off.
+        return JSONResponse({"shutting_down": True}, 202, background=BackgroundTask(self.service.shutdown))
 
 
 def _listed(name: str, items: Sequence[Any]) -> Response:

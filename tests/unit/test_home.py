@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,9 @@ def test_daemon_is_found_only_while_it_holds_the_lock(home):
         home.publish(info)
         assert home.daemon() == info
     assert home.daemon() is None, "a file left by a killed daemon does not count"
+    home.publish(replace(info, pid=info.pid + 1))
+    with home.lock():
+        assert home.daemon() is None, "nor while the next one is starting"
 
 
 def test_home_that_is_a_file_is_a_clear_error(tmp_path):
