@@ -49,7 +49,7 @@ format: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix .
 
 bench-%: model
-	@$(BIN)/python benchmarks/$(subst -,_,$*).py $(ARGS)
+	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)
 
 clean:
 	rm -rf .venv .models dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
