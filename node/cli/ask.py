@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,11 +50,16 @@ def ask(
         return
     write("\n" if sys.stdout.isatty() or not answer.text.endswith("\n") else "")
     if not quiet and sys.stderr.isatty():
-        account = answer.account(daemon)
-        note(
-            f"— {short(account['node'])} · {account['completion_tokens']} tokens in {span(account['duration_s'])}"
-            f" · {len(account['circuits'])} circuits · check it: clove verify {answer.answer_id}"
-        )
+        note(_summary(answer.account(daemon), answer.answer_id))
+
+
+def _summary(account: dict[str, Any] | None, answer_id: str) -> str:
+    if account is None:
+        return "— no receipt came with this answer: it can't be verified"
+    return (
+        f"— {short(account['node'])} · {account['completion_tokens']} tokens in {span(account['duration_s'])}"
+        f" · {len(account['circuits'])} circuits · check it: clove verify {answer_id}"
+    )
 
 
 def _read_prompt(prompt: str | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.cli.daemon import Daemon
+from node.cli.daemon import Daemon, RefusedError
 from node.errors import DegradedError
 
 Turn = dict[str, str]
@@ -29,9 +29,14 @@ class Answer:
         """The file that `clove verify` reads."""
         return json.dumps(self.kept(daemon), indent=1, ensure_ascii=False) + "\n"
 
-    def account(self, daemon: Daemon) -> dict[str, Any]:
-        """What happened for it."""
-        account: dict[str, Any] = self.kept(daemon)["account"]
+    def account(self, daemon: Daemon) -> dict[str, Any] | None:
+        """What happened for it; None where the daemon kept nothing, since no receipt came with it."""
+        try:
+            account: dict[str, Any] = self.kept(daemon)["account"]
+        except RefusedError as error:
+            if error.code == "answer_not_found":
+                return None
+            raise
         return account
 
     def as_json(self, daemon: Daemon) -> dict[str, Any]:

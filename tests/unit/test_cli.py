@@ -176,6 +176,13 @@ async def test_ask_as_json_has_text_usage_and_account(tmp_path):
     assert (told["text"], told["usage"]["completion_tokens"], told["account"]["n"]) == ("Hello!", 3, 4)
 
 
+async def test_answer_without_a_receipt_is_whole_and_its_account_null(tmp_path):
+    service = FakeService()
+    async with running(service, Home(tmp_path)):
+        ran = await trio.to_thread.run_sync(lambda: clove("ask", "hi", "--json", home=tmp_path))
+    assert (ran.returncode, json.loads(ran.stdout)["account"]) == (0, None)
+
+
 async def test_ask_saves_the_answer_for_verify(tmp_path):
     file = tmp_path / "answer.json"
     await asked(FakeService(), tmp_path, "ask", "hi", "--save", str(file))
