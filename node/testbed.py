@@ -83,8 +83,9 @@ def take_down(base: Home) -> int:
         NoDaemonError: there is no testbed.
     """
     record = require_record(base)
-    alive = [(node.pid, Home(Path(node.home))) for node in record.nodes if is_running(node)]
-    killed = _end_all(alive, grace_s=_END_S)
+    # Whoever holds a node's home, which may be a daemon that was started there again by hand.
+    holders = [(home.holder(), home) for home in (Home(Path(node.home)) for node in record.nodes)]
+    killed = _end_all([(pid, home) for pid, home in holders if pid is not None], grace_s=_END_S)
     remove_record(base)
     return killed
 
@@ -336,6 +337,7 @@ def _end_all(processes: Sequence[tuple[int, Home]], *, grace_s: float) -> int:
     for pid in left:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+        _signal(pid, signal.SIGKILL)
     deadline = monotonic() + _REAP_S
     while any(_exists(pid) for pid in left) and monotonic() < deadline:
         pause.wait(_REAP_POLL_S)
