@@ -1,5 +1,7 @@
 """A prompt goes out and its answer comes back, or a clear error does, and nothing of it stays behind."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 
@@ -52,22 +54,17 @@ async def test_the_directory_reaches_every_node(autojump_clock):
 
 async def test_too_few_relays_are_counted_in_the_error(autojump_clock):
     async with network(relays=7) as net:
-        with pytest.RaisesGroup(pytest.RaisesExc(NoRouteError, match="needs 12 relays .* knows 7")):
-            async with trio.open_nursery():
-                await net.ask(a_prompt())
+        with pytest.raises(NoRouteError, match=r"needs 12 relays .* knows 7"):
+            await net.ask(a_prompt())
 
 
 async def test_an_unknown_model_is_an_error_at_once(autojump_clock):
     async with network() as net:
         started = trio.current_time()
         with pytest.raises(AnswerError, match="models served now: scripted") as caught:
-            await net.ask(a_prompt().__class__(**{**_fields(a_prompt()), "model": "gpt-9"}))
+            await net.ask(replace(a_prompt(), model="gpt-9"))
         assert caught.value.code == "model_not_found"
         assert trio.current_time() == started
-
-
-def _fields(prompt):
-    return {"text": prompt.text, "sampler": prompt.sampler, "nonce": prompt.nonce}
 
 
 async def test_a_busy_engine_says_when_to_ask_again(autojump_clock):
@@ -85,9 +82,8 @@ async def test_leaving_an_answer_frees_the_engine_within_a_second(autojump_clock
             async for _ in answering:
                 if engine.generating:
                     break
-        with trio.fail_after(1.0):
-            while engine.generating:
-                await trio.sleep(0.05)
+        await trio.sleep(1.0)
+        assert engine.generating == 0
         assert engine.finished == 0
         assert net["m0"].models.running == 0
 

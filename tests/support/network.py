@@ -238,9 +238,7 @@ class Network:
     @property
     def all_known(self) -> bool:
         alive = [node for node in self.nodes.values() if not node.ended.is_set()]
-        return all(
-            node.switch.directory.find(other.node_id) is not None for node in alive for other in alive
-        )
+        return all(node.switch.directory.find(other.node_id) is not None for node in alive for other in alive)
 
     @property
     def client(self) -> Client:
