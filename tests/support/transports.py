@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from overlay.transport.base import ByteStream, Connection, Transport
+from overlay.transport.lean_libp2p import import_libp2p
 from overlay.transport.memory import MemoryNetwork
 
 LOCAL = ["/ip4/127.0.0.1/tcp/0"]
@@ -19,6 +20,7 @@ def memory_transports() -> Callable[[], Transport]:
 
 
 def libp2p_transports() -> Callable[[], Transport]:
+    import_libp2p()
     from overlay.transport.libp2p_host import Libp2pTransport
 
     return lambda: Libp2pTransport(os.urandom(32), LOCAL, allow_private=True)
