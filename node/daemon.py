@@ -26,7 +26,7 @@ from node.config import Config
 from node.engine.errors import EngineError, ModelError, UnknownModelError
 from node.engine.settings import EngineSettings
 from node.engine.supervisor import Engine
-from node.errors import AddressInUseError, ConfigError, NodeError
+from node.errors import ConfigError, NodeError
 from node.guard_record import decode_sample, encode_sample
 from node.home import DaemonInfo, Home
 from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
@@ -139,6 +139,8 @@ class Daemon:
             may_extend_to=lambda node: self._has_role(node, Role.RELAY),
             may_deliver_to=lambda node: self._has_role(node, Role.MODEL),
             is_reserved=lambda peer, circ_id: self._switch.is_reserved(peer, circ_id),
+            max_circuits=self._config.limits.circuits,
+            max_circuits_per_neighbour=self._config.limits.circuits_per_neighbour,
         )
 
     def _has_role(self, node_id: NodeId, role: Role) -> bool:
@@ -259,10 +261,7 @@ class Daemon:
             self._switch, entry_points, table=dht, timing=join, entropy=os.urandom, metrics=self._metrics
         )
         async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(self._switch.serve, links)
-            except OSError as error:
-                raise self._explain_listen(error) from None
+            await nursery.start(self._switch.serve, links)
             self._addresses = transport.addresses
             self._load_directory()
             await nursery.start(dht.serve)
@@ -275,7 +274,7 @@ class Daemon:
             await nursery.start(neighbourhood.serve)
             api_url = await nursery.start(self._serve_api)
             nursery.start_soon(self._keep_house)
-            nursery.start_soon(self._await_signal)
+            await nursery.start(self._await_signal)
             self._publish(api_url)
             task_status.started()
             await self._stop.wait()
@@ -311,13 +310,6 @@ class Daemon:
         cards = self._engine.cards if self._engine is not None else ()
         return tuple(
             ModelOffer(card.model_id, card.alias, card.numerics_class, card.context_tokens) for card in cards
-        )
-
-    def _explain_listen(self, error: OSError) -> AddressInUseError:
-        where = ", ".join(self._config.network.listen)
-        return AddressInUseError(
-            f"can't listen on {where}: {error.strerror or error}",
-            "another daemon may have it; choose another: clove up --listen /ip4/0.0.0.0/tcp/0",
         )
 
     def _publish(self, api_url: str) -> None:
@@ -435,8 +427,9 @@ class Daemon:
             self._save()
             await trio.sleep(HOUSEKEEPING_S)
 
-    async def _await_signal(self) -> None:
+    async def _await_signal(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for received in signals:
                 log.info("stopping", signal=signal.Signals(received).name)
                 self._stop.set()

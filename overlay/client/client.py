@@ -6,7 +6,7 @@ request then goes on over the new one, under a new path number, and the model no
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import assert_never
@@ -55,11 +55,22 @@ from overlay.wire.limits import MESSAGE_BYTES
 from overlay.wire.prompt import Prompt, ReplyPath
 
 CIRCUITS_TIMEOUT_S = 20.0
-FAILED_NODE_S = 60.0
-"""A model node that failed a prompt is passed over for so long, if others serve the model."""
-_NODE_FAILURES = frozenset(
-    {"model_node_unreachable", "model_node_silent", "answer_malformed", "answer_cut_short"}
+MAX_ATTEMPTS = 3
+"""Model nodes that are tried for one prompt, as long as none has begun to answer it."""
+SHUNNED_S = 60.0
+"""A model node that could not be reached or fell silent is asked again only after this, unless it is the only one."""
+_ELSEWHERE = frozenset(
+    {
+        "model_node_unreachable",
+        "model_node_silent",
+        "answer_malformed",
+        "answer_cut_short",
+        "draining",
+        "engine_down",
+        "busy",
+    }
 )
+"""Failures of a node rather than of the prompt: another one may do better."""
 _WAITED_FOR = {
     "first": "the model node did not answer at all",
     "idle": "the model node fell silent",
@@ -93,7 +104,7 @@ class Client:
         self._terms = terms
         self._entropy = entropy
         self._unix_time = unix_time
-        self._failed_at: dict[NodeId, float] = {}
+        self._shunned: dict[NodeId, float] = {}  # until when, by model node
 
     def warm(self, model: str | None = None) -> None:
         """Begin to build circuits to some model node, so that the first prompt finds them open."""
@@ -106,36 +117,72 @@ class Client:
     async def complete(self, prompt: Prompt) -> AsyncIterator["Answering"]:
         """Send a prompt and give its answer; leaving the context ends the answer, at the model node too.
 
+        Entering waits until a model node has begun to answer. One that can't be reached, is busy or says nothing
+        gives way to another; what its successors see is a prompt with secrets of its own.
+
         Raises:
-            AnswerError: no node serves the model, or the prompt can't be sent.
+            AnswerError: no node serves the model, the prompt can't be sent, or no node would answer.
             NoRouteError: the circuits can't be had.
         """
-        node = self._choose_node(prompt.model)
+        answering = await self._begin(prompt)
+        try:
+            yield answering
+        finally:
+            self._note_end(answering)
+            answering.end()
+
+    async def _begin(self, prompt: Prompt) -> "Answering":
+        tried: list[NodeId] = []
+        while True:
+            node = self._choose_node(prompt.model, tried)
+            tried.append(node.node_id)
+            answering = await self._attempt(prompt, node)
+            error = answering.error
+            if error is None:
+                return answering
+            self._note_end(answering)
+            if (
+                error.code not in _ELSEWHERE
+                or len(tried) == MAX_ATTEMPTS
+                or not self._has_other(prompt, tried)
+            ):
+                raise error
+
+    async def _attempt(self, prompt: Prompt, node: Descriptor) -> "Answering":
+        """Ask one node, up to the first sign of an answer or of a failure."""
         circuits = self.pool.to(node.node_id)
         opened = await circuits.wait_open(CIRCUITS_TIMEOUT_S)
         answering = self._open(prompt, node, circuits, opened)
         try:
             answering.start(self._switch)
-            yield answering
-        finally:
+            await answering.wait_begun()
+        except BaseException:
             answering.end()
-            if answering.node_failed:
-                self._failed_at[node.node_id] = trio.current_time()
+            raise
+        if answering.error is not None:
+            answering.end()
+        return answering
 
-    def _choose_node(self, model: str) -> Descriptor:
-        """A node that serves the model; preferred are those that did not fail of late, then those with circuits."""
+    def _note_end(self, answering: "Answering") -> None:
+        """Remember a node that failed, so that the next prompt goes elsewhere."""
+        if answering.error is not None and answering.error.code in _ELSEWHERE:
+            self._shunned[answering.node_id] = trio.current_time() + SHUNNED_S
+
+    def _has_other(self, prompt: Prompt, tried: list[NodeId]) -> bool:
+        ends = {*tried, self._switch.node_id}
+        return any(node.node_id not in ends for node in self._switch.directory.serving(prompt.model))
+
+    def _choose_node(self, model: str, tried: Collection[NodeId] = ()) -> Descriptor:
+        """A node that serves the model; not one that has just failed, and rather one with open circuits."""
         serving = self._switch.directory.serving(model)
-        nodes = [node for node in serving if node.node_id != self._switch.node_id]
+        nodes = [node for node in serving if node.node_id not in (self._switch.node_id, *tried)]
         if not nodes:
             raise AnswerError("model_not_found", self._explain_missing(model))
-        self._forgive(trio.current_time())
-        sound = [node for node in nodes if node.node_id not in self._failed_at] or nodes
+        now = trio.current_time()
+        self._shunned = {node_id: until for node_id, until in self._shunned.items() if until > now}
+        sound = [node for node in nodes if node.node_id not in self._shunned] or nodes
         choices = [node for node in sound if self.pool.is_warm(node.node_id)] or sound
         return choices[draw_below(len(choices), self._entropy)]
-
-    def _forgive(self, now: float) -> None:
-        recent = {node: at for node, at in self._failed_at.items() if now < at + FAILED_NODE_S}
-        self._failed_at = recent
 
     def explain_unready(self) -> list[str]:
         """What keeps a prompt from being sent now, in sentences; empty when nothing does."""
@@ -235,14 +282,19 @@ class Answering:
         self._switch: Switch | None = None
 
     @property
+    def error(self) -> AnswerError | None:
+        """Why the answer ended early, if it did."""
+        return self._error
+
+    async def wait_begun(self) -> None:
+        """Wait until something of the answer has come, or it has failed; the receiver's deadlines bound the wait."""
+        while not (self._events or self._over or self._error is not None):
+            await self._changed.wait()
+
+    @property
     def node_id(self) -> NodeId:
         """The model node that answers."""
         return self.request.target.node_id
-
-    @property
-    def node_failed(self) -> bool:
-        """Whether the answer ended early for a cause that another model node may not have."""
-        return self._error is not None and self._error.code in _NODE_FAILURES
 
     # --- start and end ----------------------------------------------------------------------------------
 

@@ -62,12 +62,16 @@ class RelayMachine:
         may_extend_to: Callable[[NodeId], bool],
         may_deliver_to: Callable[[NodeId], bool],
         is_reserved: Callable[[NodeId, CircuitId], bool] = lambda _peer, _circ_id: False,
+        max_circuits: int = MAX_CIRCUITS,
+        max_circuits_per_neighbour: int = MAX_CIRCUITS_PER_NEIGHBOUR,
     ) -> None:
         self.node_id = node_id
         self.counters = RelayCounters()
         self._entropy = entropy
         self._may_deliver_to = may_deliver_to
         self._is_reserved = is_reserved
+        self._max_circuits = max_circuits
+        self._max_circuits_per_neighbour = max_circuits_per_neighbour
         self._table = CircuitTable()
         self._awaiting_link: dict[NodeId, dict[RelayCircuit, None]] = {}
         self._deadlines: Deadlines[RelayCircuit] = Deadlines()
@@ -87,7 +91,7 @@ class RelayMachine:
     @property
     def load(self) -> float:
         """Circuits as a share of the most there may be."""
-        return len(self._table) / MAX_CIRCUITS
+        return len(self._table) / self._max_circuits
 
     def knows(self, peer: NodeId, circ_id: CircuitId) -> bool:
         """Say whether `circ_id` on the link to `peer` is a circuit of this machine."""
@@ -174,7 +178,8 @@ class RelayMachine:
 
     def _receive_build(self, peer: NodeId, cell: Cell, now: float, unix_time: float) -> list[Effect]:
         is_full = (
-            len(self._table) >= MAX_CIRCUITS or self._table.count_from(peer) >= MAX_CIRCUITS_PER_NEIGHBOUR
+            len(self._table) >= self._max_circuits
+            or self._table.count_from(peer) >= self._max_circuits_per_neighbour
         )
         build = self._admission.admit(peer, cell.body, is_full=is_full, now=now, unix_time=unix_time)
         if build is None:

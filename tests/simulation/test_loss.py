@@ -116,12 +116,23 @@ async def test_a_model_node_that_is_gone_is_an_error_at_once(autojump_clock):
         assert trio.current_time() - started < 1.0
 
 
-async def test_the_next_prompt_goes_to_another_model_node(autojump_clock):
+async def test_a_prompt_goes_to_another_model_node_when_its_own_is_gone(autojump_clock):
     async with network(models=2) as net:
         await net.circuits("m0")
         await net["m0"].kill()
+        prompt = a_prompt("Again")
+        assert (await net.ask(prompt)).text == answer_to(prompt)
+
+
+async def test_after_a_model_node_died_mid_answer_the_next_prompt_avoids_it(autojump_clock):
+    async with network(models=2) as net:
+        await net.circuits("m0")
+
+        async def kill(_told):
+            await net["m0"].kill()
+
         with pytest.raises(AnswerError):
-            await net.ask(a_prompt())
+            await net.ask(a_prompt(tokens=2000), during=after(10, kill))
         prompt = a_prompt("Again")
         assert (await net.ask(prompt)).text == answer_to(prompt)
 
