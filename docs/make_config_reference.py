@@ -21,8 +21,8 @@ END = "<!-- end of settings -->"
 _UNUSED = "Not in use yet: the bounds of `overlay/wire/limits.py` hold, which are the defaults"
 
 PURPOSE = {
-    "network.id": "which overlay this node joins: lower-case letters, digits, dots and dashes, 63 at most. Nodes of another "
-    "overlay are refused",
+    "network.id": "which overlay this node joins: lower-case letters, digits, dots and dashes, 63 at most. "
+    "Nodes of another overlay are refused",
     "network.bootstrap": "nodes to join by, as `/ip4/ADDRESS/tcp/PORT/p2p/PEER` (also ip6, dns, dns4, dns6)",
     "network.listen": "where other nodes reach this one, as `/ip4/ADDRESS/tcp/PORT`; port 0 takes a free one",
     "network.announce": "addresses to give to others instead of those listened on, for a node behind NAT",
