@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
-from libp2p.abc import IMuxedConn, IMuxedStream, INetConn, INetStream, ISecureConn
+from libp2p.abc import IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.crypto.ed25519 import Ed25519PrivateKey
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair
@@ -51,11 +51,10 @@ DIAL_TIMEOUT_S = 8.0
 """For one address, from TCP to the muxer."""
 MAX_DIALLED_ADDRESSES = 4
 """Of what a node announces, so many are tried."""
+FIRST_WINDOW_BYTES = yamux.DEFAULT_WINDOW_SIZE
 WINDOW_BYTES = 1024 * 1024
-"""What a peer may send ahead on one stream; yamux's own window grows to 16 MiB."""
-MAX_STREAM_BUFFER_BYTES = 4 * WINDOW_BYTES
-"""Yamux gives some credit twice while it tunes its window; beyond this the peer is cheating."""
-MAX_INBOUND_STREAMS = 32
+"""What a peer may send ahead on one stream that is in use; yamux's own window grows to 16 MiB."""
+MAX_INBOUND_STREAMS = 16
 """Streams that one connection may have open towards us."""
 
 StreamHandler = Callable[[INetStream], Awaitable[None]]
@@ -76,18 +75,60 @@ class _WindowOverrunError(trio.TooSlowError):
     """A peer sent more than its window. Yamux closes the connection on this base class, and on no other."""
 
 
+class _Stream(yamux.YamuxStream):  # type: ignore[misc]
+    """A stream whose reader gives credit rarely, and is not cancelled while it does.
+
+    Upstream answers nearly every read with a window update: sixty frames for the opening of a link. By then
+    the bytes have left the buffer, so that cancelling the read there would lose them (fault 3).
+    """
+
+    recv_window: int
+    target_recv_window: int
+    _pending_recv_release: int
+
+    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
+        self._pending_recv_release += bytes_read
+        if self._pending_recv_release < FIRST_WINDOW_BYTES // 2:
+            return
+        credit, self._pending_recv_release = self._pending_recv_release, 0
+        credit += WINDOW_BYTES - self.target_recv_window  # once: a stream that is used gets the larger window
+        self.target_recv_window = WINDOW_BYTES
+        self.recv_window += credit
+        with trio.CancelScope(shield=True):
+            await self.send_window_update(credit)
+
+
+class _Streams(dict[int, yamux.YamuxStream]):
+    """Yamux names the class of its streams; this is where they pass by."""
+
+    def __setitem__(self, stream_id: int, stream: yamux.YamuxStream) -> None:
+        stream.__class__ = _Stream
+        super().__setitem__(stream_id, stream)
+
+
 class _Buffer(bytearray):
     """Fault 4: the receive window is announced, but not enforced."""
 
+    def __init__(self, stream: yamux.YamuxStream) -> None:
+        super().__init__()
+        self._stream = stream
+
     def extend(self, data: bytes) -> None:  # type: ignore[override]  # yamux gives it nothing else
-        if len(self) + len(data) > MAX_STREAM_BUFFER_BYTES:
+        if len(data) > self._stream.recv_window:
             raise _WindowOverrunError
         super().extend(data)
 
 
 class _Buffers(dict[int, bytearray]):
+    """Yamux enters a stream first and its buffer next."""
+
+    def __init__(self, streams: _Streams) -> None:
+        super().__init__()
+        self._streams = streams
+
     def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
-        super().__setitem__(stream_id, _Buffer(buffer))
+        del buffer  # an empty one
+        super().__setitem__(stream_id, _Buffer(self._streams[stream_id]))
 
 
 class _Session:
@@ -118,7 +159,8 @@ class SafeYamux(yamux.Yamux):  # type: ignore[misc]
 
     def __init__(self, secured_conn: ISecureConn, *args: object, **kwargs: object) -> None:
         super().__init__(_Session(secured_conn), *args, **kwargs)
-        self.stream_buffers = _Buffers()
+        self.streams = _Streams()
+        self.stream_buffers = _Buffers(self.streams)
         self.inbound_streams = 0
         self._credits: dict[int, int] = {}  # read, but not given back yet; by stream of ours, two a link
         self._write_limit_s = WRITE_STALL_S
@@ -155,26 +197,8 @@ class SafeYamux(yamux.Yamux):  # type: ignore[misc]
             self.event_shutting_down.set()  # skips the farewell; closing the socket ends the stalled write
         await super().close(error_code)
 
-    async def read_available(self, stream: IMuxedStream, max_bytes: int) -> bytes:
-        """Reads from one of our streams so that a cancelled call loses nothing; raises what yamux raises."""
-        data: bytes = await self.read_stream(stream.stream_id, max_bytes)
-        with trio.CancelScope(shield=True):  # the bytes have left the buffer already
-            await self._give_credit(stream, len(data))
-        return data
-
-    async def _give_credit(self, stream: IMuxedStream, count: int) -> None:
-        """Gives the peer its window back by halves.
-
-        Upstream does so at every read, which costs as much as the cell that was read: a frame, a Noise message
-        and a system call on either side.
-        """
-        credit = self._credits.pop(stream.stream_id, 0) + count
-        if credit < yamux.DEFAULT_WINDOW_SIZE // 2:
-            self._credits[stream.stream_id] = credit
-            return
-        async with stream.window_lock:
-            stream.recv_window += credit
-        await stream.send_window_update(credit)
+    async def _measure_rtt_loop(self) -> None:
+        """Upstream pings every 30 s to tune a window that we don't tune."""
 
 
 class _SafeMuxers(MuxerMultistream):  # type: ignore[misc]
@@ -192,8 +216,8 @@ async def _nothing(*_: object) -> None:
 class SafeSwarm(Swarm):  # type: ignore[misc]
     """Faults 2 and 5: inbound slots are never freed; dialling is slow, partial and indiscriminate.
 
-    Upstream dials one address of each kind, waits 121 s for silence, for ever inside Noise, and shuns a peer for
-    60 s after a failure. Its auto-connector, off here, dials every peer it has heard of.
+    Upstream dials one address of each kind, waits 121 s for silence, for ever inside Noise, and shuns a peer
+    for 60 s after a failure. Its auto-connector, off here, dials every peer it has heard of.
     """
 
     def __init__(self, *args: object, allow_private: bool, **kwargs: object) -> None:
@@ -311,7 +335,6 @@ async def _end(close: Callable[[], Awaitable[None]]) -> None:
 def make_host(seed: bytes, *, max_connections: int, allow_private: bool) -> SafeHost:
     """Builds a host: TCP, Noise only (upstream offers plaintext by default), yamux only."""
     _tame_logging()
-    yamux.MAX_WINDOW_SIZE = WINDOW_BYTES
     private_key = Ed25519PrivateKey.from_bytes(seed)
     keys = KeyPair(private_key, private_key.get_public_key())
     upgrader = TransportUpgrader({NOISE: Noise(keys, noise_privkey=create_new_key_pair().private_key)}, {})

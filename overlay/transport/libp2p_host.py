@@ -64,7 +64,7 @@ class _Stream:
     async def receive_some(self, max_bytes: int) -> bytes:
         """See ByteStream."""
         try:
-            data: bytes = await self._stream.conn.read_available(self._stream, max_bytes)
+            data: bytes = await self._stream.read(max_bytes)
         except Exception:  # noqa: BLE001 - the end of a stream or its connection has many names in libp2p
             return b""
         return data

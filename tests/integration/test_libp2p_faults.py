@@ -132,15 +132,14 @@ async def test_cancelled_writes_leave_the_connection_sound():
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_that_overruns_its_window_is_cut_off(monkeypatch):
-    monkeypatch.setattr(libp2p_faults, "MAX_STREAM_BUFFER_BYTES", 512 * 1024)
+async def test_a_peer_that_overruns_its_window_is_cut_off():
     async with connected(make) as (near, far, bob):
         stream = near.cells._stream
         stream.send_window = 1 << 30  # what an honest peer waits for, mallory takes
         with pytest.raises(StreamClosedError):
             await near.cells.send_all(bytes(64 << 20))
         held = sum(map(len, far.cells._stream.conn.stream_buffers.values()))
-        assert held <= 512 * 1024
+        assert held <= libp2p_faults.FIRST_WINDOW_BYTES
         await still_answers(bob)
 
 
@@ -161,6 +160,16 @@ async def test_a_write_that_stalls_ends_the_connection_and_no_more(monkeypatch):
     with pytest.raises(RawConnError):
         await muxer._write_frame(bytes(12))
     assert session.closed
+
+
+async def test_a_frame_that_does_not_decrypt_ends_the_connection():
+    async with connected(make) as (near, far, bob):
+        wire = near.cells._stream.conn.secured_conn.conn.read_writer.read_write_closer
+        await wire.write(b"\x00\x20" + bytes(32))
+        with trio.fail_after(2):
+            assert await far.cells.receive_some(1) == b""
+            await far.cells._stream.conn.event_closed.wait()
+        await still_answers(bob)
 
 
 async def test_a_silent_listener_is_given_up_in_time_and_not_shunned(monkeypatch):
