@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from overlay.errors import AnswerError, NoRouteError
-from tests.support.network import a_prompt, answer_to, network
+from tests.support.network import LATENCY_S, a_prompt, answer_to, network
 from tests.support.scripted_engine import ScriptedEngine
 
 
@@ -90,8 +90,9 @@ async def test_leaving_an_answer_frees_the_engine_within_a_second(autojump_clock
 
 async def test_leaving_before_the_prompt_has_arrived_frees_the_engine_too(autojump_clock):
     async with network() as net:
-        async with net.client.complete(a_prompt(tokens=2000)):
-            pass
+        await net.circuits()
+        with trio.move_on_after(1.6 * LATENCY_S):
+            await net.ask(a_prompt(tokens=2000))
         await trio.sleep(1.0)
         assert net["m0"].engine.generating == 0
         assert net["m0"].models.running == 0

@@ -18,8 +18,8 @@ from node.serving.model_service import ModelService
 from overlay.client.circuits import CircuitPool, CircuitSet, PathPolicy, PooledCircuit
 from overlay.client.client import Answering, Client, ClientTerms
 from overlay.protocol.intake import Intake
-from overlay.protocol.link import LINK_VERSION, LinkTiming
-from overlay.protocol.membership import TEST_TIMING, MembershipMachine
+from overlay.protocol.link import LINK_VERSION
+from overlay.protocol.membership import MembershipMachine, MembershipTiming
 from overlay.protocol.relay import RelayMachine
 from overlay.protocol.request import RequestTerms
 from overlay.protocol.stream import AnswerTiming
@@ -40,8 +40,8 @@ from tests.support.tap import Tap, Wire
 
 NETWORK = b"simulated network, 32 bytes long"
 LATENCY_S = 0.005
-LINKS = LinkTiming(heartbeat_s=2.0, dead_after_s=6.0)
-JOINING = JoinTiming(refresh_s=20.0, ttl_s=90, look_s=1.0)
+MEMBERSHIP = MembershipTiming(eager_s=0.1)
+JOINING = JoinTiming(look_s=1.0)
 
 
 def unix_time() -> float:
@@ -66,7 +66,7 @@ class Node:
         self.relay = self._make_relay() if relays else None
         self.switch = Switch(
             node_id=self.node_id,
-            membership=MembershipMachine(self.node_id, now=trio.current_time(), timing=TEST_TIMING),
+            membership=MembershipMachine(self.node_id, now=trio.current_time(), timing=MEMBERSHIP),
             relay=self.relay,
             entropy=self._entropy,
             unix_time=unix_time,
@@ -74,7 +74,7 @@ class Node:
         )
         self.transport = network.memory.transport(self.node_id)
         tap = Tap(self.node_id, self.switch, network.wire)
-        self.links = Links(self.transport, tap, self._hello, timing=LINKS, entropy=self._entropy)
+        self.links = Links(self.transport, tap, self._hello, entropy=self._entropy)
         self._policy: PathPolicy | None = policy
         self._client: Client | None = self._make_client(policy) if policy is not None else None
         self.models: ModelService | None = self._make_models(engine) if engine is not None else None
@@ -268,6 +268,10 @@ class Network:
 
     def circuit_set(self, destination: str = "m0") -> CircuitSet:
         return self.client.pool.to(self[destination].node_id)
+
+    async def kill_after(self, seconds: float, *node_ids: NodeId) -> None:
+        await trio.sleep(seconds)
+        await self.kill(*node_ids)
 
     async def kill(self, *node_ids: NodeId) -> None:
         for node_id in node_ids:
