@@ -20,7 +20,6 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.io.abc import ReadWriteCloser
-from libp2p.io.exceptions import IOException
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.exceptions import RawConnError
@@ -132,10 +131,10 @@ class _Buffers(dict[int, bytearray]):
 
 
 class _Session:
-    """A secured connection whose every failure is one that the muxer knows to be the end.
+    """A secured connection that is over when a read of it fails, for whatever reason.
 
-    Yamux takes other errors (a failed decryption) for passing ones, and goes on reading what can't be read
-    any more.
+    Yamux lets a frame's body fail (to decrypt, say), closes that one stream and goes on reading what can't be
+    read any more.
     """
 
     def __init__(self, session: ISecureConn) -> None:
@@ -147,9 +146,11 @@ class _Session:
     async def read(self, n: int | None = None) -> bytes:
         try:
             data: bytes = await self._session.read(n)
-        except (IOException, RawConnError):
-            raise
         except Exception as error:
+            with trio.move_on_after(GOODBYE_S) as goodbye:
+                goodbye.shield = True
+                async with contained("closing an unreadable connection"):
+                    await self._session.close()
             raise RawConnError("unreadable") from error
         return data
 
