@@ -56,7 +56,8 @@ from overlay.routing.guards import (
     GuardSample,
     refresh_sample,
 )
-from overlay.transport.addresses import parse_entry_point
+from overlay.transport.addresses import dialable, parse_entry_point
+from overlay.transport.lean_libp2p import import_libp2p
 from overlay.transport.links import Links
 from overlay.transport.switch import Switch
 from overlay.wire.descriptor import ModelOffer, Role
@@ -117,6 +118,7 @@ class Daemon:
         self._network = hashlib.sha256(b"clove-network/1" + config.network.id.encode()).digest()
         self._metrics = Metrics(version=version(), profile=config.network.profile)
         self._is_test = config.network.profile == "test"
+        self._allows_private = config.network.allow_private or self._is_test
         self._diversity = Diversity(config.privacy.diversity)
         self._ring = KeyRing()
         self._guards = self._load_guards()
@@ -230,7 +232,8 @@ class Daemon:
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run everything until stopped, then drain."""
-        # Imported here: libp2p costs most of a second, which a configuration error should not wait for.
+        # Imported here: libp2p costs half a second, which a configuration error should not wait for.
+        import_libp2p()
         from overlay.transport.dht import Dht
         from overlay.transport.libp2p_host import Libp2pTransport
 
@@ -239,7 +242,7 @@ class Daemon:
             self._key.seed,
             config.network.listen,
             announce=config.network.announce,
-            allow_private=config.network.allow_private or self._is_test,
+            allow_private=self._allows_private,
             max_connections=config.limits.connections,
         )
         timing = LinkTiming(heartbeat_s=2.0, dead_after_s=6.0) if self._is_test else LinkTiming()
@@ -290,6 +293,11 @@ class Daemon:
                 points.append(parse_entry_point(text))
             except DecodeError as error:
                 raise ConfigError(f"network.bootstrap: {text!r}: {error}") from None
+            if not dialable([text], points[-1][0], allow_private=self._allows_private):
+                raise ConfigError(
+                    f"network.bootstrap: {text!r} is a private address",
+                    "on a network of your own, allow them: network.allow_private = true",
+                )
         return points
 
     def _hello(self) -> Hello:

@@ -127,16 +127,19 @@ class Announcer:
         profile, keys = self._profile, sorted(self._ring.keys, key=lambda held: held.epoch)
         onion = tuple(EpochKey(held.epoch, held.onion.public) for held in keys)
         sealing = tuple(EpochKey(held.epoch, held.sealing.public) for held in keys)
+        models = profile.models()
+        # A node whose models are still being loaded is none to send prompts to.
+        roles = profile.roles if models else profile.roles - {Role.MODEL}
         descriptor = Descriptor(
             node_id=self._key.node_id,
             seq=self._seq,
             issued_unix=int(unix_time),
             ttl_s=self._timing.ttl_s,
             addresses=profile.addresses(),
-            roles=profile.roles,
-            onion_keys=onion if Role.RELAY in profile.roles else (),
-            sealing_keys=sealing if Role.MODEL in profile.roles else (),
-            models=profile.models(),
+            roles=roles,
+            onion_keys=onion if Role.RELAY in roles else (),
+            sealing_keys=sealing if Role.MODEL in roles else (),
+            models=models,
             operator=profile.operator,
             difficulty=profile.difficulty,
         )

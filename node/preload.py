@@ -15,12 +15,15 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from overlay.transport.lean_libp2p import import_libp2p
+
 _NEEDED = ("node.launch", "node.daemon", "overlay.transport.libp2p_host", "overlay.transport.dht")
 
 
 def main() -> None:
     """Fork a daemon per entry of stdin's list."""
     entries = json.load(sys.stdin)
+    import_libp2p()
     for module in _NEEDED:
         importlib.import_module(module)
     if threading.active_count() != 1:

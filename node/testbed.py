@@ -121,6 +121,33 @@ def send_signal(node: NodeEntry, number: int) -> None:
         pause.wait(_REAP_POLL_S)
 
 
+def start_again(base: Home, name: str, *, timeout_s: float) -> NodeEntry:
+    """Start a node of the testbed that has ended, on the home that it had; its entry as it is now.
+
+    Raises:
+        NoDaemonError: there is no testbed.
+        LocalNetworkError: there is no such node, it runs, or it did not come up in time.
+    """
+    record = require_record(base)
+    node = record.find(name)
+    if node is None:
+        raise LocalNetworkError(f"no node {name!r}", "see their names: clove testbed status")
+    home = Home(Path(node.home))
+    if home.holder() is not None:
+        raise LocalNetworkError(f"{name} runs already")
+    pid = _spawn(node.command, home.logs_dir / "daemon.log", _environment(base))
+    deadline = monotonic() + timeout_s
+    while (info := home.daemon()) is None or info.pid != pid:
+        if not _exists(pid) or monotonic() > deadline:
+            _end_all([(pid, home)], grace_s=0)
+            raise LocalNetworkError(f"{name} did not come up; the end of its log:\n{log_tail(home)}")
+        threading.Event().wait(_POLL_S)
+    again = replace(node, pid=pid, api_url=info.api_url)
+    nodes = tuple(again if entry.name == name else entry for entry in record.nodes)
+    write_record(base, replace(record, nodes=nodes))
+    return again
+
+
 def serving_node(record: NetworkRecord) -> NodeEntry:
     """The model node that answers a prompt now.
 
@@ -175,16 +202,20 @@ def _start_spawned(
 ) -> Iterator[tuple[NodePlan, int]]:
     """Each on its own, the bootstrap node first."""
     for node in nodes:
-        command = _command(node)
-        written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(node.log_file), written, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ]
-        yield node, os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+        yield node, _spawn(_command(node), node.log_file, environment)
         if node is nodes[0]:
             _await_listening(node)
+
+
+def _spawn(command: tuple[str, ...], log: Path, environment: Mapping[str, str]) -> int:
+    """A daemon in a session of its own, which outlives this process."""
+    written = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), written, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
 
 
 def _command(node: NodePlan) -> tuple[str, ...]:

@@ -79,6 +79,21 @@ def list_network(*, home: HomeOption = None, as_json: JsonOption = False) -> Non
         raise typer.Exit(ExitCode.DEGRADED)
 
 
+@testbed_app.command("start")
+def start_node(
+    name: Annotated[str, typer.Argument(help="A node that has ended.")],
+    *,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds until it must be up.")] = 60.0,
+    home: HomeOption = None,
+) -> None:
+    """Start a node again that was killed, with the key and the home that it had."""
+    from node.home import Home
+    from node.testbed import start_again
+
+    node = start_again(Home.locate(home), name, timeout_s=timeout_s)
+    note(f"{node.name} is up again (pid {node.pid})")
+
+
 @testbed_app.command("kill")
 def signal_node(
     name: Annotated[str, typer.Argument(help="A node's name, or `serving`: the one that answers now.")],

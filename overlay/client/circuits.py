@@ -7,7 +7,7 @@ failed circuits is shared by all sets and fades.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import trio
 
@@ -30,6 +30,8 @@ from overlay.routing.diversity import Diversity
 from overlay.routing.paths import Path, choose_paths, choose_replacement
 from overlay.transport.switch import OwnCircuit, Switch
 from overlay.wire.descriptor import Descriptor
+
+_T = TypeVar("_T")
 
 LINK_TIMEOUT_S = 8.0
 FIRST_PAUSE_S = 0.1
@@ -315,36 +317,52 @@ class CircuitPool:
 
     def choose_all(self, destination: NodeId) -> tuple[Path, ...]:
         """Disjoint paths for a whole set. Raises NoRouteError."""
-        return choose_paths(
-            self._switch.directory,
-            client=self._switch.node_id,
-            destination=destination,
-            guards=self._guards(),
-            entropy=self._entropy,
-            n=self.policy.n,
-            hops=self.policy.hops,
-            excluded=self._excluded(destination),
-            diversity=self.policy.diversity,
+        return self._forgiving(
+            destination,
+            lambda excluded: choose_paths(
+                self._switch.directory,
+                client=self._switch.node_id,
+                destination=destination,
+                guards=self._guards(),
+                entropy=self._entropy,
+                n=self.policy.n,
+                hops=self.policy.hops,
+                excluded=excluded,
+                diversity=self.policy.diversity,
+            ),
         )
 
     def choose_one(self, destination: NodeId, others: Sequence[Path]) -> Path:
         """A path beside those in use. Raises NoRouteError."""
-        return choose_replacement(
-            self._switch.directory,
-            client=self._switch.node_id,
-            destination=destination,
-            others=others,
-            guards=self._guards(),
-            entropy=self._entropy,
-            hops=self.policy.hops,
-            excluded=self._excluded(destination),
-            diversity=self.policy.diversity,
+        return self._forgiving(
+            destination,
+            lambda excluded: choose_replacement(
+                self._switch.directory,
+                client=self._switch.node_id,
+                destination=destination,
+                others=others,
+                guards=self._guards(),
+                entropy=self._entropy,
+                hops=self.policy.hops,
+                excluded=excluded,
+                diversity=self.policy.diversity,
+            ),
         )
 
-    def _excluded(self, destination: NodeId) -> frozenset[NodeId]:
+    def _forgiving(self, destination: NodeId, choose: Callable[[frozenset[NodeId]], _T]) -> _T:
+        """Choose without those that are blamed; where too few are left without them, the least blamed come back."""
+        now = trio.current_time()
         ends = (self._switch.node_id, destination)
         usable = sum(relay.node_id not in ends for relay in self._switch.directory.relays())
-        return self._blame.excluded(trio.current_time(), at_most=usable - self.policy.relays_needed)
+        at_most = max(0, usable - self.policy.relays_needed)
+        while True:
+            excluded = self._blame.excluded(now, at_most=at_most)
+            try:
+                return choose(excluded)
+            except NoRouteError:
+                if not excluded:
+                    raise
+            at_most = len(excluded) // 2
 
     # --- building ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ relay shares a network or an operator with another one of the set, with the dest
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from crypto.entropy import Entropy
 from crypto.identity import NodeId
@@ -67,7 +68,7 @@ def choose_paths(
     mixture = _start(directory, client, destination, diversity)
     relays = [relay for relay in directory.relays() if relay.node_id not in excluded]
     firsts = _take_guards(directory, guards, excluded, mixture, n)
-    rest = _fill(relays, mixture, n * (hops - 1), entropy)
+    rest = _fill(relays, guards, mixture, n * (hops - 1), entropy)
     if len(firsts) < n or len(rest) < n * (hops - 1):
         usable = sum(relay.node_id not in (client, destination) for relay in relays)
         raise NoRouteError(_shortage(n, hops, diversity, usable, len(firsts), len(firsts) + len(rest)))
@@ -93,7 +94,7 @@ def choose_replacement(
         mixture.add(relay)
     relays = [relay for relay in directory.relays() if relay.node_id not in excluded]
     firsts = _take_guards(directory, guards, excluded, mixture, 1)
-    rest = _fill(relays, mixture, hops - 1, entropy)
+    rest = _fill(relays, guards, mixture, hops - 1, entropy)
     if len(firsts) < 1 or len(rest) < hops - 1:
         taken = {client, destination, *(relay.node_id for path in others for relay in path.relays)}
         usable = sum(relay.node_id not in taken for relay in relays)
@@ -134,11 +135,25 @@ def _take_guards(
     return taken
 
 
-def _fill(relays: Sequence[Descriptor], mixture: Mixture, count: int, entropy: Entropy) -> list[Descriptor]:
-    """Draws up to `count` relays that may join; the best of a few attempts."""
+def _fill(
+    relays: Sequence[Descriptor],
+    guards: Collection[NodeId],
+    mixture: Mixture,
+    count: int,
+    entropy: Entropy,
+) -> list[Descriptor]:
+    """Draws up to `count` relays that may join; the best of a few attempts.
+
+    The client's guards come last: in a small network they would else be spent on other hops, and a path that has to be
+    replaced could not begin anywhere.
+    """
+    own = frozenset(guards)
+    others = [relay for relay in relays if relay.node_id not in own]
+    spared = [relay for relay in relays if relay.node_id in own]
     best: list[Descriptor] = []
     for _ in range(_ATTEMPTS):
-        drawn = _fill_once(draw_each(relays, entropy), mixture.copy(), count)
+        drawn_in_turn = chain(draw_each(others, entropy), draw_each(spared, entropy))
+        drawn = _fill_once(drawn_in_turn, mixture.copy(), count)
         best = max(best, drawn, key=len)
         if len(best) == count or len(relays) < count:
             break

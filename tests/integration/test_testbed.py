@@ -50,7 +50,8 @@ def test_every_node_is_a_process_with_sockets_of_its_own(network):
 
 def test_model_nodes_have_a_worker_process_and_relays_have_none(network):
     def children(pid):
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        tasks = Path(f"/proc/{pid}/task").iterdir()  # a child is listed under the thread that started it
+        return [child for task in tasks for child in (task / "children").read_text().split()]
 
     for node in network.nodes:
         assert len(children(node["pid"])) == (1 if node["role"] == "model" else 0), node["name"]
@@ -61,15 +62,15 @@ def test_status_peers_circuits_and_models_say_what_is_so(network):
     assert status["readiness"]["ready"] is True
     assert (status["relays_known"], status["model_nodes_known"]) == (16, 2)
     assert status["node_id"] == network.client["node_id"]
-    known = {peer["node_id"] for peer in network.json("peers")["peers"]}
+    known = {peer["node_id"] for peer in network.json("peers")}
     assert known >= {node["node_id"] for node in network.nodes if node["role"] != "client"}
-    circuits = [row for row in network.json("circuits")["circuits"] if row["state"] == "open"]
+    circuits = [row for row in network.json("circuits") if row["state"] == "open"]
     relays = [relay for row in circuits for relay in row["relays"]]
     assert len(relays) == len(set(relays)) == 12
     assert {len(row["relays"]) for row in circuits} == {3}
     listed = {node["node_id"] for node in network.nodes if node["role"] == "relay"}
     assert set(relays) <= listed
-    assert any(row["alias"] == "smollm2-135m" for row in network.json("models", "list")["models"])
+    assert any(row["alias"] == "smollm2-135m" for row in network.json("models", "list"))
 
 
 def test_ask_with_an_argument_and_from_a_pipe_agree(network):
@@ -134,9 +135,13 @@ def test_openai_package_works_unmodified(network):
 
 
 def test_unknown_model_names_those_that_are_served(network):
-    with openai.OpenAI(base_url=f"{network.client['api_url']}/v1", api_key="unused") as client:
-        with pytest.raises(openai.NotFoundError, match="smollm2-135m"):
-            client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "hi"}])
+    url = f"{network.client['api_url']}/v1"
+    asked = {"model": "gpt-9", "messages": [{"role": "user", "content": "hi"}]}
+    with (
+        openai.OpenAI(base_url=url, api_key="unused") as client,
+        pytest.raises(openai.NotFoundError, match="smollm2-135m"),
+    ):
+        client.chat.completions.create(**asked)
 
 
 def test_a_prompt_over_the_context_is_refused_with_both_numbers(network):

@@ -121,11 +121,12 @@ def test_every_relay_is_drawn_as_often_as_any_other():
         for path in choose(directory, entropy=fixed_entropy(f"{seed}"))
         for node_id in path.node_ids[1:]
     )
-    others = [count for node_id, count in drawn.items() if node_id not in GUARDS[:4]]
-    expected = 2000 * 8 / 36
-    assert len(others) == 36
-    # 36 binomial counts with a deviation of about 18.6: five of those either way
-    assert all(abs(count - expected) < 5 * 18.6 for count in others)
+    assert GUARDS[0] not in drawn
+    others = list(drawn.values())
+    expected = 2000 * 8 / 34
+    assert len(others) == 34
+    # 34 binomial counts with a deviation of about 19: five of those either way
+    assert all(abs(count - expected) < 5 * 19 for count in others)
 
 
 def test_a_replacement_shares_no_relay_with_the_paths_in_use():
@@ -207,3 +208,25 @@ def test_draw_is_unbiased_where_a_remainder_would_not_be():
 @given(st.lists(st.integers()), st.integers())
 def test_draw_each_yields_every_item_once(items, seed):
     assert sorted(draw_each(items, fixed_entropy(f"{seed}"))) == sorted(items)
+
+
+def test_guards_are_not_spent_on_other_hops_while_others_are_left():
+    directory = network(16)
+    guards = [fixed_id(number) for number in range(8)]
+    for seed in range(20):
+        paths = choose(
+            directory, guards=guards, entropy=fixed_entropy(f"spared {seed}"), diversity=Diversity.LOCAL
+        )
+        others = {node_id for path in paths for node_id in path.node_ids[1:]}
+        assert not others & set(guards)
+        replaced = choose_replacement(
+            directory,
+            client=CLIENT,
+            destination=BOB,
+            others=paths[1:],
+            guards=guards,
+            entropy=fixed_entropy(f"spared {seed}"),
+            excluded=paths[0].node_ids[:1],
+            diversity=Diversity.LOCAL,
+        )
+        assert replaced.guard in guards

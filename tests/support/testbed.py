@@ -1,0 +1,102 @@
+"""A real test network of daemon processes, run through the command line as a person would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+MODELS = Path(os.environ.get("CLOVE_MODELS") or ROOT / ".models")
+COMMAND_S = 240
+CLOVE = (sys.executable, "-m", "node")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that runs under `home`."""
+
+    home: Path
+
+    @property
+    def environment(self):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CLOVE_")}
+        return {**kept, "CLOVE_HOME": str(self.home), "CLOVE_MODELS": str(MODELS), "PYTHONPATH": str(ROOT)}
+
+    def clove(self, *arguments, stdin=None, check=True):
+        """Run a command to its end; its output and exit code."""
+        done = subprocess.run(
+            [*CLOVE, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=COMMAND_S,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done
+
+    def start(self, *arguments):
+        """Start a command and leave it running."""
+        return subprocess.Popen(
+            [*CLOVE, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+
+    def json(self, *arguments):
+        return json.loads(self.clove(*arguments, "--json").stdout)
+
+    @property
+    def nodes(self):
+        return json.loads((self.home / "testbed" / "testbed.json").read_text())["nodes"]
+
+    def node(self, name):
+        return next(node for node in self.nodes if node["name"] == name)
+
+    @property
+    def client(self):
+        return self.node("client")
+
+    def api(self, node, path, **arguments):
+        token = (Path(node["home"]) / "admin.token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.get(node["api_url"] + path, headers=headers, trust_env=False, timeout=10, **arguments)
+
+    def relays_in_use(self):
+        """Names of relays on the client's open circuits, by their hop: guard, middle, proxy."""
+        names = {node["node_id"]: node["name"] for node in self.nodes}
+        circuits = self.api(self.client, "/api/v1/circuits").json()["circuits"]
+        return [
+            [names[relay] for relay in circuit["relays"]]
+            for circuit in circuits
+            if circuit["state"] == "open"
+        ]
+
+
+@contextmanager
+def running_network(home, *, nodes=19, models=2):
+    """Bring a network up, and down again whatever happens."""
+    network = Network(home)
+    network.clove("testbed", "up", "--nodes", str(nodes), "--models", str(models), "--timeout", "200")
+    pids = [node["pid"] for node in network.nodes]
+    try:
+        yield network
+    finally:
+        network.clove("testbed", "down", check=False)
+        for pid in pids:
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
