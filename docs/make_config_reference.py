@@ -18,8 +18,6 @@ PAGE = Path(__file__).parent / "operations.md"
 BEGIN = "<!-- settings: written by docs/make_config_reference.py -->"
 END = "<!-- end of settings -->"
 
-_UNUSED = "Not in use yet: the bounds of `overlay/wire/limits.py` hold, which are the defaults"
-
 PURPOSE = {
     "network.id": "which overlay this node joins: lower-case letters, digits, dots and dashes, 63 at most. "
     "Nodes of another overlay are refused",
@@ -49,8 +47,8 @@ PURPOSE = {
     "api.key": "bearer key that requests must carry",
     "api.max_body_bytes": "longest request body",
     "limits.connections": "libp2p connections",
-    "limits.circuits": "circuits through this node as a relay. " + _UNUSED,
-    "limits.circuits_per_neighbour": "of which one neighbour may have so many. " + _UNUSED,
+    "limits.circuits": "circuits through this node as a relay",
+    "limits.circuits_per_neighbour": "of which one neighbour may have so many",
     "limits.concurrent_requests": "answers under way through the local API; over it requests get 429",
     "limits.answer_timeout_s": "seconds in which an answer must be whole",
     "limits.kept_answers": "answers kept for `clove verify`; the oldest goes",
