@@ -6,10 +6,11 @@ STAMP  := $(VENV)/.installed
 export CLOVE_MODELS ?= $(CURDIR)/.models
 SOURCES := crypto overlay verify node tests benchmarks deploy docs
 
-.PHONY: demo test test-integration check format setup model clean help system
+.PHONY: demo test test-more check format setup model clean help system
 help:
 	@echo "make demo    bring up a local network, ask a question, see what happened"
 	@echo "make test    set up and run all tests"
+	@echo "make test-more  the tests that take longer or need Node.js"
 	@echo "make check   format, lint, types, architecture, unit tests"
 	@echo "make bench-NAME   one benchmark of benchmarks/ (for example bench-dispersal)"
 
@@ -34,15 +35,19 @@ demo: model
 	@$(BIN)/clove demo
 
 test: model
-	@$(BIN)/python -m pytest tests/unit tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q
+	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
+	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not wheel and not js"
+
+# What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js.
+test-more: model
+	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js"
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest tests/unit -q -n 2
+	@$(BIN)/python -m pytest tests/unit tests/vectors -q -n 2
 
 format: $(STAMP)
 	@$(BIN)/ruff format --quiet .
