@@ -39,7 +39,7 @@ from node.serving.answer_writer import AnswerWriter
 from node.serving.model_service import ModelService
 from node.store import Store, StoredDescriptor, open_store
 from node.version import version
-from overlay.client.circuits import CircuitPool, PathPolicy
+from overlay.client.circuit_pool import CircuitPool, PathPolicy
 from overlay.client.client import Client, ClientTerms
 from overlay.protocol.intake import Intake
 from overlay.protocol.link import LINK_VERSION, LinkTiming

@@ -28,7 +28,8 @@ from node.logs import get_logger
 from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter
 from node.store import Store, StoredAnswer
-from overlay.client.client import Answering, Client
+from overlay.client.answering import Answering
+from overlay.client.client import Client
 from overlay.errors import AnswerError, NoRouteError
 from overlay.transport.switch import Switch
 from overlay.wire.answer import (

@@ -15,8 +15,11 @@ from node.keys import KeyRing
 from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter
 from node.serving.model_service import ModelService
-from overlay.client.circuits import CircuitPool, CircuitSet, PathPolicy, PooledCircuit
-from overlay.client.client import Answering, Client, ClientTerms
+from overlay.client.answering import Answering
+from overlay.client.circuit_pool import CircuitPool, PathPolicy
+from overlay.client.circuit_set import CircuitSet
+from overlay.client.client import Client, ClientTerms
+from overlay.client.pooled_circuit import PooledCircuit
 from overlay.protocol.intake import Intake
 from overlay.protocol.link import LINK_VERSION
 from overlay.protocol.membership import MembershipMachine, MembershipTiming
