@@ -12,6 +12,12 @@ import typer
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 ROOMS = ("crypto", "overlay", "verify", "node")
+FILES = [
+    str(path.relative_to(ROOT))
+    for top in (*ROOMS, "docs", "deploy", "tests", "benchmarks")
+    for path in (ROOT / top).rglob("*.*")
+    if "node_modules" not in path.parts
+] + [path.name for path in ROOT.iterdir()]
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
 SOURCES = "\n".join(
     path.read_text("utf-8") for path in sorted((ROOT / "node").rglob("*.py")) if path.name != "config.py"
@@ -59,11 +65,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_exist(page):
-    tops = (*ROOMS, "docs", "deploy", "tests", "benchmarks")
     for words in code_of(page)[1]:
-        for name in re.findall(r"[\w./-]+", words):
-            if name.partition("/")[0] in tops and re.search(r"\.(py|md|sh|json)$", name):
-                assert (ROOT / name).exists(), name
+        for name in re.findall(r"[\w./-]+\.(?:py|md|sh)\b", words):
+            assert any(f"/{there}".endswith(f"/{name}") for there in FILES), name
 
 
 # --- commands ---------------------------------------------------------------------------------------
