@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml requirements.lock | system
 setup: $(STAMP)
 
 model: $(STAMP)
-	@$(BIN)/clove models pull smollm2-135m --if-missing
+	@$(BIN)/clove models pull smollm2-135m
 
 demo: model
 	@$(BIN)/clove demo

@@ -24,8 +24,7 @@ PURPOSE = {
     "network.bootstrap": "nodes to join by, as `/ip4/ADDRESS/tcp/PORT/p2p/PEER` (also ip6, dns, dns4, dns6)",
     "network.listen": "where other nodes reach this one, as `/ip4/ADDRESS/tcp/PORT`; port 0 takes a free one",
     "network.announce": "addresses to give to others instead of those listened on, for a node behind NAT",
-    "network.profile": "`test`: faster timers, private addresses allowed, for networks on one machine. "
-    "`lowpower` is kept for later and does what `server` does",
+    "network.profile": "`test`: faster timers, private addresses allowed, for networks on one machine",
     "network.allow_private": "dial private and loopback addresses that strangers announce; for a LAN of your own",
     "network.operator": "who runs this node; relays of one operator are not used together",
     "roles.relay": "carry sealed cells of others",

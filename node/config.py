@@ -31,7 +31,7 @@ DEFAULT_MODEL = "smollm2-135m"
 _LISTEN = re.compile(r"^/(?:ip4|ip6|dns[46]?)/[^/]+/tcp/(\d{1,5})$")
 _BOOTSTRAP = re.compile(r"^/(?:ip4|ip6|dns[46]?)/[^/]+/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]{20,80}$")
 
-Profile = Literal["server", "lowpower", "test"]
+Profile = Literal["server", "test"]
 RoleName = Literal["relay", "model", "client"]
 
 

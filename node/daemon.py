@@ -398,7 +398,13 @@ class Daemon:
     ) -> None:
         """Take prompts at once, announce the models when they are loaded. A model that can't be is said."""
         unix_time = self._clock.unix_time
-        writer = AnswerWriter(engine, self._key, entropy=os.urandom, unix_time=unix_time)
+        writer = AnswerWriter(
+            engine,
+            self._key,
+            entropy=os.urandom,
+            unix_time=unix_time,
+            count_tokens=self._metrics.generated_tokens.inc,
+        )
         intake = Intake(self._key.node_id, self._network)
         self._models = ModelService(self._switch, intake, writer, unix_time=unix_time, metrics=self._metrics)
         names = ", ".join(self._config.engine.models)

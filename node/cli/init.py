@@ -11,7 +11,7 @@ _TEMPLATE = """\
 # id = "clovenet"
 # bootstrap = ["/ip4/203.0.113.7/tcp/4160/p2p/12D3KooW..."]   # nodes to join by
 # listen = ["/ip4/0.0.0.0/tcp/4160"]
-# profile = "server"          # server, lowpower, test
+# profile = "server"          # server, test
 # allow_private = false       # dial strangers' private addresses: on a LAN of your own only
 
 [roles]

@@ -62,8 +62,10 @@ class AnswerWriter:
         *,
         entropy: Entropy,
         unix_time: Callable[[], float],
+        count_tokens: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._engine = engine
+        self._count_tokens = count_tokens
         self._key = key
         self._entropy = entropy
         self._unix_time = unix_time
@@ -84,6 +86,7 @@ class AnswerWriter:
                         trace.prefilled = event
                     case TokensDecoded(ids, text):
                         trace.add(event)
+                        self._count_tokens(len(ids))
                         await emit(TokensGenerated(text, len(ids)))
                     case GenerationFinished():
                         await emit(_finished(event))

@@ -12,7 +12,6 @@ from tests.support.testbed import running_network
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-ROUNDS = 20
 HOPS = ("guard", "middle", "proxy")
 QUESTION = "Tell me a short story about a lighthouse keeper."
 SETTINGS = ("--seed", "11", "--max-tokens", "40")
@@ -64,19 +63,20 @@ def stream(network, on_first, **changes):
     return text, last
 
 
-def test_twenty_of_twenty_answers_survive_the_death_of_a_relay(network):
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_every_answer_survives_the_death_of_a_relay(network, rounds):
     undisturbed, end = stream(network, lambda: None)
     assert end == "[DONE]"
     assert len(undisturbed) > 40
     whole = []
-    for round_ in range(ROUNDS):
+    for round_ in range(rounds):
         path = network.relays_in_use()[round_ % 4]
         victim = path[round_ % 3]
         text, end = stream(network, lambda: network.clove("testbed", "kill", victim))  # noqa: B023
         whole.append((text == undisturbed, end == "[DONE]", victim, HOPS[round_ % 3]))
         network.clove("testbed", "start", victim)
         await_ready(network, relays=16)
-    assert [entry[:2] for entry in whole] == [(True, True)] * ROUNDS, whole
+    assert [entry[:2] for entry in whole] == [(True, True)] * rounds, whole
 
 
 def test_an_answer_ends_with_an_error_soon_after_its_model_node_died(network):
@@ -105,7 +105,9 @@ def test_a_client_that_goes_away_frees_the_model_node(network):
         "max_tokens": 2000,
     }
     with httpx.stream("POST", url, json=body, timeout=120, trust_env=False) as reply:
-        next(line for line in reply.iter_lines() if "content" in line)
+        lines = reply.iter_lines()  # kept: httpx closes the reply with the iterator
+        while "content" not in next(lines):
+            pass
         assert serving(network) == 1
     deadline = time.monotonic() + 10  # noqa: TID251 -- other processes' time
     while serving(network) and time.monotonic() < deadline:  # noqa: TID251
