@@ -12,6 +12,25 @@ OnionPublicKey = NewType("OnionPublicKey", bytes)
 
 ONION_KEY_BYTES = 32
 
+_LOW_ORDER = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""Every encoding of a point of low order, the unused top bit aside (RFC 7748, section 5)."""
+
+
+def is_low_order(public: bytes) -> bool:
+    """Whether 32 bytes, as an X25519 public key, give everyone the same secret."""
+    return public[:-1] + bytes([public[-1] & 0x7F]) in _LOW_ORDER
+
 
 class OnionKey:
     """An X25519 private key."""

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from crypto.checkable import Signed, TimeBound
 from crypto.errors import DecodeError
+from crypto.exchange import is_low_order
 from crypto.identity import IdentityKey, NodeId, decode_node_id
 from overlay.errors import LocalProtocolError
 from overlay.wire.limits import MAX_DESCRIPTOR_BYTES, NODE_ID_BYTES
@@ -225,9 +226,11 @@ def _read_keys(value: object) -> tuple[EpochKey, ...]:
 
 def _read_key(value: object) -> EpochKey:
     epoch, public = read_fields(value, 2)
-    return EpochKey(
-        read_integer(epoch, 0, (1 << 32) - 1), read_octets(public, PUBLIC_KEY_BYTES, PUBLIC_KEY_BYTES)
-    )
+    octets = read_octets(public, PUBLIC_KEY_BYTES, PUBLIC_KEY_BYTES)
+    if is_low_order(octets):
+        # Nothing can be sealed to it: a client would find out only with a prompt in its hand.
+        raise DecodeError("descriptor: a key of low order")
+    return EpochKey(read_integer(epoch, 0, (1 << 32) - 1), octets)
 
 
 def _read_offer(value: object) -> ModelOffer:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.errors import AuthenticationError, CryptoError, DecodeError, ExpiredError
+from crypto.exchange import is_low_order
 from crypto.identity import IdentityKey, NodeId
 from overlay.errors import LocalProtocolError
 from overlay.wire.descriptor import (
@@ -22,12 +23,13 @@ from overlay.wire.descriptor import (
 )
 from overlay.wire.records import pack_record, unpack_record
 from tests.support.descriptors import MODEL_ID, UNIX_TIME, fixed_key, model_node, relay
+from tests.support.low_order import LOW_ORDER_X25519
 
 VECTORS = Path(__file__).parents[2] / "docs" / "spec" / "vectors" / "descriptor.json"
 ALICE, MALLORY = fixed_key("alice"), fixed_key("mallory")
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
-publics = st.binary(min_size=32, max_size=32)
+publics = st.binary(min_size=32, max_size=32).filter(lambda public: not is_low_order(public))
 keys = st.dictionaries(st.integers(0, 2**32 - 1), publics, min_size=1, max_size=3).map(
     lambda found: tuple(EpochKey(*item) for item in sorted(found.items()))
 )
@@ -181,3 +183,13 @@ def test_vectors_are_what_this_code_makes_and_takes():
         error = {"decode": DecodeError, "authentication": AuthenticationError, "expired": ExpiredError}
         with pytest.raises(error[case["error"]]):
             decode_descriptor(bytes.fromhex(case["descriptor"])).check().check(vectors["unix_time"])
+
+
+@pytest.mark.parametrize("point", LOW_ORDER_X25519)
+@pytest.mark.parametrize("top_bit", [0, 0x80])
+@pytest.mark.parametrize("kind", ["onion_keys", "sealing_keys"])
+def test_a_key_of_low_order_is_malformed(point, top_bit, kind):
+    public = bytearray.fromhex(point)
+    public[-1] |= top_bit
+    with pytest.raises(LocalProtocolError, match="low order"):
+        sign_descriptor(ALICE, alices(**{kind: (EpochKey(19675, bytes(public)),)}))
