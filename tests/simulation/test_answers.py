@@ -75,6 +75,24 @@ async def test_a_busy_engine_says_when_to_ask_again(autojump_clock):
         assert caught.value.retry_after_s == 2.0
 
 
+async def test_a_node_that_serves_nothing_after_all_is_an_error_at_once(autojump_clock):
+    async with network() as net:
+        await net.circuits()
+        net["m0"].switch.model = None
+        started = trio.current_time()
+        with pytest.raises(AnswerError) as caught:
+            await net.ask(a_prompt())
+        assert caught.value.code == "model_node_unreachable"
+        assert trio.current_time() - started < 1.0
+
+
+async def test_an_answer_that_is_cut_short_is_an_error(autojump_clock):
+    async with network(engines=[ScriptedEngine(longest_token=100_000)]) as net:
+        with pytest.raises(AnswerError) as caught:
+            await net.ask(a_prompt())
+        assert caught.value.code == "answer_cut_short"
+
+
 async def test_leaving_an_answer_frees_the_engine_within_a_second(autojump_clock):
     async with network() as net:
         engine = net["m0"].engine

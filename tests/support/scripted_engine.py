@@ -27,13 +27,14 @@ def script_of(prompt: Prompt) -> list[str]:
 class ScriptedEngine:
     """Generates the script of any prompt. `generating` counts the answers that hold something of it."""
 
-    def __init__(self, *, token_s: float = 0.03, slots: int = 64) -> None:
+    def __init__(self, *, token_s: float = 0.03, slots: int = 64, longest_token: int = 0) -> None:
         self.cards = (CARD,)
         self.generating = 0
         self.started: list[Prompt] = []
         self.finished = 0
         self._token_s = token_s
         self._slots = slots
+        self._longest_token = longest_token
 
     @asynccontextmanager
     async def generate(self, prompt: Prompt, *, cache: str) -> AsyncIterator[AsyncIterator[EngineEvent]]:
@@ -57,5 +58,7 @@ class ScriptedEngine:
         for at, text in enumerate(tokens):
             await trio.sleep(self._token_s)
             yield TokensDecoded((at,), text, (-0.5,), (FINGERPRINT,))
+        if self._longest_token:  # more than one event may hold
+            yield TokensDecoded((0,), "x" * self._longest_token, (-0.5,), (FINGERPRINT,))
         self.finished += 1
         yield GenerationFinished("length", len(ids), len(tokens), 0, 0.0, 0.0, 0.0)
