@@ -65,6 +65,8 @@ from overlay.wire.messages import Hello
 
 HOUSEKEEPING_S = 5.0
 DRAIN_LOOK_S = 0.1
+FAREWELL_S = 0.3
+"""For the links to write what was said last: a proxy that leaves in good order is not blamed for it."""
 ASSUMED_TENTH = 0.1
 
 log = get_logger("daemon")
@@ -457,4 +459,8 @@ class Daemon:
                 if not self._models.running:
                     break
                 await trio.sleep(DRAIN_LOOK_S)
+        if self._client is not None:
+            self._client.pool.close()
         self._switch.close_circuits()
+        if self._switch.links.open_links():
+            await trio.sleep(FAREWELL_S)

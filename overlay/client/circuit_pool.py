@@ -124,6 +124,11 @@ class CircuitPool:
             if kept is not newest and not kept.watchers and idle_s > IDLE_SET_S:
                 self._close(kept)
 
+    def close(self) -> None:
+        """This node leaves: end all circuits and build no others."""
+        for kept in self.sets:
+            self._close(kept)
+
     def _close(self, kept: CircuitSet) -> None:
         del self._sets[kept.destination]
         kept.scope.cancel()

@@ -11,7 +11,7 @@ from overlay.protocol.answer_cell import AnswerCell, AnswerTerms, CellKind, open
 from overlay.protocol.path_health import ObservedClock, PathHealth, newly_silent
 from overlay.wire.answer import AnswerEvent
 from overlay.wire.answer_codec import EventReader
-from overlay.wire.limits import ANSWER_CELL_BYTES, MAX_BLOCKS_AHEAD
+from overlay.wire.limits import ANSWER_CELL_BYTES, MAX_ANSWER_BYTES, MAX_BLOCKS_AHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,7 @@ class AnswerReceiver:
         self._paths: dict[int, _Path] = {}
         self._partial: dict[int, _PartialBlock] = {}
         self._reader = EventReader()
+        self._stream_bytes = 0
         self._have = 0
         self._known_blocks = 0
         self._is_over = False
@@ -218,6 +219,9 @@ class AnswerReceiver:
         return partial is not None and len(partial.fragments) >= self._terms.k
 
     def _read_block(self, partial: _PartialBlock, now: float) -> list[ReceiverEvent]:
+        self._stream_bytes += partial.length
+        if self._stream_bytes > MAX_ANSWER_BYTES:
+            return self._fail(f"it is longer than {MAX_ANSWER_BYTES} bytes")
         try:
             events: list[ReceiverEvent] = [*self._reader.feed(self._rebuild(partial))]
         except CryptoError as error:

@@ -12,14 +12,13 @@ from overlay.errors import LocalProtocolError
 from overlay.protocol.answer_cell import AnswerCell, AnswerTerms, CellKind, seal_cell
 from overlay.wire.answer import AnswerEvent
 from overlay.wire.answer_codec import frame_event
+from overlay.wire.limits import MAX_ANSWER_BYTES
 from overlay.wire.prompt import ReplyPath
 from overlay.wire.update import Update
 
 TICK_S = 0.05
 BACKLOG_BYTES = 32 * 1024
 """Unsent bytes from which `write` refuses until some have gone."""
-STREAM_BYTES = 8 * 1024 * 1024
-"""Longest stream of one answer; every byte is kept until the client says that it has it, or the end."""
 BULK_BLOCKS = 4
 """A backlog of more blocks than this (a receipt, never mere tokens) starts a bulk run."""
 BULK_CELLS = 4
@@ -157,7 +156,7 @@ class AnswerSender:
         """Adds an event to the stream. False, and nothing added, while the backlog is full: retry later.
 
         What is written after the answer was abandoned is dropped. Raises LocalProtocolError after `finish`,
-        and for an answer longer than STREAM_BYTES.
+        and for an answer longer than MAX_ANSWER_BYTES.
         """
         if self._finished:
             raise LocalProtocolError("the answer is finished; nothing can follow")
@@ -166,8 +165,8 @@ class AnswerSender:
         if self.is_full:
             return False
         frame = frame_event(event)
-        if self._stream_bytes + len(frame) > STREAM_BYTES:
-            raise LocalProtocolError(f"an answer may not be longer than {STREAM_BYTES} bytes")
+        if self._stream_bytes + len(frame) > MAX_ANSWER_BYTES:
+            raise LocalProtocolError(f"an answer may not be longer than {MAX_ANSWER_BYTES} bytes")
         self._stream_bytes += len(frame)
         self._backlog += frame
         return True

@@ -115,6 +115,10 @@ MAX_REMEMBERED_PROMPTS = 65_536
 MAX_UPDATES = 1024
 """Updates of one answer. Over it, further ones are dropped."""
 
+# --- answers, at both ends ------------------------------------------------------------------------
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""The whole stream of one answer. A model node can't write more; at a client a longer one is malformed."""
+
 # --- answers, at a client -------------------------------------------------------------------------
 MAX_EVENT_BYTES = 1 << 20
 """One event of an answer; a receipt takes about 25 bytes a token. A longer one ends the answer as malformed."""

@@ -46,6 +46,15 @@ async def test_a_proxy_that_leaves_is_not_blamed_and_loses_no_token(autojump_clo
         assert told.answering.paths_replaced == 1
 
 
+async def test_a_client_that_leaves_ends_its_circuits(autojump_clock):
+    async with network() as net:
+        await net.circuits()
+        net.client.pool.close()
+        await trio.sleep(1.0)
+        assert net["c"].switch.own_circuits == ()
+        assert sum(node.relay.circuit_count for node in net.nodes.values() if node.relay) == 0
+
+
 async def test_the_end_of_a_circuit_is_told_though_its_link_is_closing(autojump_clock):
     async with network() as net:
         circuit = (await net.circuits())[0]

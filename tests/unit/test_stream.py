@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.errors import LocalProtocolError
+from overlay.protocol import answer_receiver
 from overlay.protocol.answer_cell import AnswerCell, CellKind, seal_cell
 from overlay.protocol.answer_sender import (
     BACKLOG_BYTES,
@@ -492,6 +493,15 @@ def lie(answer: StapledAnswer, *cells: AnswerCell) -> list[object]:
 def test_sound_cells_with_nonsense_end_the_answer(cells):
     answer = an_answer()
     assert [type(event) for event in lie(answer, *cells)] == [AnswerMalformed]
+    assert answer.receiver.is_over
+
+
+def test_an_answer_without_end_is_malformed(monkeypatch):
+    monkeypatch.setattr(answer_receiver, "MAX_ANSWER_BYTES", 20)
+    answer = an_answer()
+    answer.write(token(1), token(2), token(3))
+    answer.run_for(1)
+    assert isinstance(answer.notices[-1], AnswerMalformed)
     assert answer.receiver.is_over
 
 
