@@ -70,10 +70,10 @@ def test_demo_shows_four_disjoint_circuits_of_three_listed_relays(told):
 def test_demo_names_cloves_node_receipt_and_verdict(told):
     out, _, seen, _ = told
     assert re.search(r"any 2 of 4", out)
-    node = re.search(r"sealed to\s+(model-\d\d)", out)[1]
+    node = re.search(r"answered by\s+(model-\d\d)", out)[1]
     assert seen[node]["role"] == "model"
     assert re.search(r"receipt\s+\d+ bytes, signed by " + node, out)
-    assert re.search(r"audit\s+accepted", out)
+    assert re.search(r"verdict\s+accepted", out)
 
 
 def test_nothing_of_the_demo_is_left(told):
