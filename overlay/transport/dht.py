@@ -92,10 +92,13 @@ class Dht:
         usable = dialable(addresses, node_id, allow_private=self._allow_private)
         if not usable:
             return
-        targets = [Multiaddr(f"/{address.family}/{address.host}/tcp/{address.port}") for address in usable]
         peer_id = ID(peer_id_bytes(node_id))
-        self._host.get_peerstore().add_addrs(peer_id, targets, ADDRESS_TTL_S)
         async with contained("adding a peer to the table"):
+            # Multiaddr is stricter with names than we are, and a stranger chose them.
+            targets = [
+                Multiaddr(f"/{address.family}/{address.host}/tcp/{address.port}") for address in usable
+            ]
+            self._host.get_peerstore().add_addrs(peer_id, targets, ADDRESS_TTL_S)
             await self._kad.add_peer(peer_id, skip_server_mode_check=True)
 
     async def put(self, record: bytes) -> None:

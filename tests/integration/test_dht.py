@@ -9,9 +9,11 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p.peer.id import ID
 
 from crypto.errors import AuthenticationError, CryptoError, DecodeError, ExpiredError
 from crypto.identity import IdentityKey
+from overlay.transport.addresses import peer_id_bytes
 from overlay.transport.dht import DescriptorValidator, Dht, record_key
 from overlay.transport.libp2p_host import Libp2pTransport
 from overlay.wire.descriptor import Descriptor, sign_descriptor
@@ -144,6 +146,13 @@ async def test_claims_to_provide_something_are_not_kept():
                 alice.transport.host.get_id(), os.urandom(34)
             )
         assert not alice.dht._kad.provider_store.providers
+
+
+@pytest.mark.parametrize("name", ["-", "a..b", "xn--", "a" * 64])
+async def test_a_name_that_libp2p_does_not_take_harms_nobody(name):
+    alice, mallory = Node(Clock()), Node(Clock())
+    await alice.dht.add_peer(mallory.key.node_id, (f"/dns/{name}/tcp/4001",))
+    assert ID(peer_id_bytes(mallory.key.node_id)) not in alice.transport.host.get_peerstore().peer_ids()
 
 
 ALICE, BOB = (IdentityKey.from_seed(bytes([n]) * 32) for n in (1, 2))
