@@ -17,10 +17,17 @@ from crypto.identity import IdentityKey, NodeId
 from node.keys import KeyRing
 from node.logs import get_logger
 from node.metrics import Metrics
-from overlay.errors import UnreachableError
+from overlay.errors import LocalProtocolError, UnreachableError
 from overlay.routing.draw import draw_below
 from overlay.transport.switch import Switch
-from overlay.wire.descriptor import Descriptor, EpochKey, ModelOffer, Role, sign_descriptor
+from overlay.wire.descriptor import (
+    SEQ_SLACK_S,
+    Descriptor,
+    EpochKey,
+    ModelOffer,
+    Role,
+    sign_descriptor,
+)
 
 log = get_logger("joining")
 
@@ -99,9 +106,7 @@ class Announcer:
         while True:
             self._again = trio.Event()
             self.rotate()
-            record = self._sign()
-            self._switch.publish(record)
-            await self._put(record)
+            await self._announce()
             with trio.move_on_after(self._timing.refresh_s):
                 await self._again.wait()
 
@@ -109,6 +114,16 @@ class Announcer:
         """Turn the keys over where a new epoch has begun."""
         if self._ring.rotate(self._unix_time()):
             self._keys_changed()
+
+    async def _announce(self) -> None:
+        try:
+            record = self._sign()
+            self._switch.publish(record)
+        except LocalProtocolError as error:
+            # More addresses than a descriptor may have, say. What is served here goes on; only the news is lost.
+            log.warning("this node can't announce itself", reason=str(error))
+        else:
+            await self._put(record)
 
     async def _put(self, record: bytes) -> None:
         if self._table is None or not self._switch.links.open_links():
@@ -123,7 +138,10 @@ class Announcer:
 
     def _sign(self) -> bytes:
         unix_time = self._unix_time()
-        self._seq = max(self._seq + 1, int(unix_time * 1000))
+        # Where the clock was put back further than a number may run ahead of its time, nobody believes our last
+        # descriptor any more, and numbers start again.
+        runs_ahead = self._seq >= (int(unix_time) + SEQ_SLACK_S) * 1000
+        self._seq = max(0 if runs_ahead else self._seq + 1, int(unix_time * 1000))
         profile, keys = self._profile, sorted(self._ring.keys, key=lambda held: held.epoch)
         onion = tuple(EpochKey(held.epoch, held.onion.public) for held in keys)
         sealing = tuple(EpochKey(held.epoch, held.sealing.public) for held in keys)
@@ -220,7 +238,9 @@ class Neighbourhood:
         """The DHT finds nobody by itself: it hears of our neighbours from us."""
         if self._table is None:
             return
-        for link in self._switch.links.open_links():
+        links = self._switch.links.open_links()
+        self._told.intersection_update(link.peer for link in links)
+        for link in links:
             descriptor = self._switch.directory.find(link.peer)
             if descriptor is not None and link.peer not in self._told:
                 self._told.add(link.peer)

@@ -72,11 +72,17 @@ class Holdings:
         return self._digest
 
     def take(
-        self, blob: bytes, now: float, unix_time: float, *, only: Container[NodeId] | None = None
+        self,
+        blob: bytes,
+        now: float,
+        unix_time: float,
+        *,
+        only: Container[NodeId] | None = None,
+        is_own: bool = False,
     ) -> tuple[NodeId | None, Taken]:
         """Checks a descriptor and keeps it if it is the newest of its node; says whose it claims to be.
 
-        only: the nodes whose descriptors are welcome; None for all.
+        only: the nodes whose descriptors are welcome; None for all. is_own: ours, for which there is always room.
         """
         try:
             signed = decode_descriptor(blob)
@@ -91,15 +97,20 @@ class Holdings:
             return signed.signer, Taken.FORGED
         except ExpiredError:
             return signed.signer, Taken.EXPIRED
-        return signed.signer, self._keep(Holding(descriptor, blob, now))
+        old = self._held.get(signed.signer)
+        # One from before our clock was put back, and so from a time to come, gives way to any that is valid now.
+        if (
+            old is not None
+            and old.descriptor.seq >= descriptor.seq
+            and not _is_over(old.descriptor, unix_time)
+        ):
+            return signed.signer, Taken.NOT_NEWER
+        return signed.signer, self._keep(Holding(descriptor, blob, now), old, is_own=is_own)
 
-    def _keep(self, new: Holding) -> Taken:
+    def _keep(self, new: Holding, old: Holding | None, *, is_own: bool) -> Taken:
         node_id = new.descriptor.node_id
-        old = self._held.get(node_id)
-        if old is not None and old.descriptor.seq >= new.descriptor.seq:
-            return Taken.NOT_NEWER
         grown = self._bytes + len(new.blob) - (len(old.blob) if old is not None else 0)
-        if (old is None and self.is_full) or grown > self._max_bytes:
+        if not is_own and ((old is None and self.is_full) or grown > self._max_bytes):
             return Taken.NO_ROOM
         self._held[node_id] = new
         self._bytes = grown
@@ -116,4 +127,5 @@ class Holdings:
 
 
 def _is_over(descriptor: Descriptor, unix_time: float) -> bool:
-    return unix_time - DEFAULT_SKEW_S > descriptor.expires_unix
+    is_early = unix_time + DEFAULT_SKEW_S < descriptor.issued_unix
+    return is_early or unix_time - DEFAULT_SKEW_S > descriptor.expires_unix

@@ -97,7 +97,7 @@ class MembershipMachine:
         self.counters = MembershipCounters()
         self._node_id = node_id
         self._timing = timing or MembershipTiming()
-        self._holdings = holdings or Holdings()
+        self._holdings = Holdings() if holdings is None else holdings
         self._neighbours: dict[NodeId, Neighbour] = {}
         self._departed: dict[NodeId, Rates] = {}
         # What came in since the last eager round, and from whom.
@@ -112,7 +112,7 @@ class MembershipMachine:
 
     def publish(self, blob: bytes, now: float, unix_time: float) -> list[MembershipOutput]:
         """Puts our own new descriptor in. Raises LocalProtocolError where it is none, or no newer than the last."""
-        node_id, taken = self._holdings.take(blob, now, unix_time)
+        node_id, taken = self._holdings.take(blob, now, unix_time, is_own=True)
         if node_id != self._node_id or taken is not Taken.STORED:
             raise LocalProtocolError(f"our descriptor can't be published: {taken.name.lower()}")
         self._note(node_id, None, now)

@@ -269,6 +269,27 @@ def test_holdings_are_bounded_in_bytes():
     assert holdings.take(fat, 0.0, UNIX_TIME)[1] is Taken.NO_ROOM
 
 
+def test_there_is_room_for_our_own_descriptor_though_strangers_fill_the_directory():
+    mesh = Mesh()
+    holdings = Holdings(max_descriptors=1, max_bytes=len(blob("bob")))
+    alice = mesh.new_machine("alice", holdings=holdings)
+    alice.add([blob("bob")], mesh.now, mesh.unix_time)
+    alice.publish(blob("alice"), mesh.now, mesh.unix_time)
+    alice.publish(blob("alice", seq=2, operator="x" * 64), mesh.now, mesh.unix_time)
+    assert {found.node_id for found in alice.descriptors} == {ALICE, BOB}
+
+
+def test_what_is_from_a_time_to_come_gives_way_when_the_clock_was_put_back():
+    holdings = Holdings()
+    assert holdings.take(blob("alice", seq=9), 0.0, UNIX_TIME)[1] is Taken.STORED
+    earlier = {"seq": 2, "issued_unix": UNIX_TIME - 3600}
+    assert holdings.take(blob("alice", **earlier), 0.0, UNIX_TIME - 100)[1] is Taken.NOT_NEWER
+    assert holdings.take(blob("alice", **earlier), 0.0, UNIX_TIME - 3600)[1] is Taken.STORED
+    assert not holdings.drop_expired(UNIX_TIME - 3600)
+    assert holdings.take(blob("bob"), 0.0, UNIX_TIME)[1] is Taken.STORED
+    assert holdings.drop_expired(UNIX_TIME - 3600)
+
+
 @given(st.lists(st.tuples(st.floats(0, 50), st.integers(0, 20)), max_size=40))
 def test_a_bucket_gives_no_more_than_its_burst_and_rate(takes):
     bucket = RateBucket(burst=10, per_s=2, now=0.0)
