@@ -1,5 +1,6 @@
 """The model node's end of an answer: events in, one cell a path and tick out. Theory in `stream.py`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -110,6 +111,14 @@ def bucket_s(elapsed_s: float) -> float:
     return bucket
 
 
+def next_tick(now: float) -> float:
+    """The first multiple of TICK_S after `now`: the same float for every answer, and always later."""
+    number = math.floor(now / TICK_S) + 1
+    while number * TICK_S <= now:  # the quotient was rounded
+        number += 1
+    return number * TICK_S
+
+
 class AnswerSender:
     """Sends one answer over n paths. See `stream.py`."""
 
@@ -126,7 +135,7 @@ class AnswerSender:
         self._last_block: int | None = None
         self._bulk_ticks = 0
         self._started = now
-        self._next_tick = now
+        self._next_tick = math.ceil(now / TICK_S) * TICK_S
         self._ends = now + MAX_ANSWER_S
         self._dead_since: float | None = None
 
@@ -260,8 +269,7 @@ class AnswerSender:
         if now < self._next_tick:
             return []
         # Ticks that were missed are not made up for: a path never carries two ticks at once.
-        while self._next_tick <= now:
-            self._next_tick += TICK_S
+        self._next_tick = next_tick(now)
         return self._resend() if self._state is _State.LINGER else self._tick(now)
 
     def _handle_end(self, now: float) -> list[SenderOutput]:

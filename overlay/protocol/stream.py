@@ -17,6 +17,10 @@ not what was in them. After the last block dummies go on to a duration out of a 
     RUNNING --last block sent--> TAIL --bucket full--> LINGER --LINGER_S--> DONE
     any --cancel, or no living path for DEAD_TIMEOUT_S--> DONE
 
+All answers of a node tick together, on multiples of TICK_S of its clock: cells for one proxy then leave in one
+write, and go on together from hop to hop, which costs a relay a fraction of what single cells do. The clock's zero
+is random for each run of a process (trio's is), so the phase says nothing.
+
 **Two numberings.** Blocks are numbered over the whole answer, inside the ciphertext. Cells are numbered on
 each path, in clear, and that number is the nonce: a fragment sent again is a new cell. Path p carries
 fragment p mod n; the path that replaces it is p + n and has a key of its own, so a number names one circuit

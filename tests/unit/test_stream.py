@@ -16,6 +16,7 @@ from overlay.protocol.answer_sender import (
     BULK_TICKS,
     LINGER_S,
     bucket_s,
+    next_tick,
 )
 from overlay.protocol.stream import (
     TICK_S,
@@ -538,3 +539,15 @@ def test_a_path_that_was_refused_before_its_clove_came_is_used_when_it_has_come(
     said += say(answer, 5)
     assert answer.events == said
     assert not answer.receiver.retired_paths
+
+
+@given(st.floats(0, 1e7) | st.integers(0, 10**8).map(lambda number: number * TICK_S))
+def test_the_next_tick_is_later_and_within_a_tick(now):
+    tick = next_tick(now)
+    assert now < tick <= now + 1.01 * TICK_S
+    assert next_tick(tick) > tick
+
+
+def test_all_answers_of_a_node_tick_together():
+    one, other = an_answer(now=1.013), an_answer(now=1.041)
+    assert one.sender.next_deadline() == other.sender.next_deadline() == next_tick(1.02)
