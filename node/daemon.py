@@ -26,7 +26,7 @@ from node.config import Config
 from node.engine.errors import EngineError, ModelError, UnknownModelError
 from node.engine.settings import EngineSettings
 from node.engine.supervisor import Engine
-from node.errors import ConfigError, NodeError
+from node.errors import ConfigError, NodeError, StoreError
 from node.guard_record import decode_sample, encode_sample
 from node.home import DaemonInfo, Home
 from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
@@ -91,6 +91,15 @@ def _opened(home: Home, config: Config) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def _surviving_store_errors(what: str) -> Iterator[None]:
+    """A disk that is full costs the next run what it would have found; this one goes on."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("not kept for the next run", what=what, reason=str(error))
 
 
 @contextmanager
@@ -368,7 +377,8 @@ class Daemon:
         )
         if refreshed != self._guards:
             self._guards = refreshed
-            self._store.save_guards(encode_sample(refreshed))
+            with _surviving_store_errors("guards"):
+                self._store.save_guards(encode_sample(refreshed))
 
     def _load_directory(self) -> None:
         self._switch.learn(
@@ -378,13 +388,12 @@ class Daemon:
         )
 
     def _save(self) -> None:
-        self._store.save_descriptors(
-            (
-                StoredDescriptor(node.node_id, node.seq, node.expires_unix, blob)
-                for node, blob in self._switch.records()
-            ),
-            self._clock.unix_time(),
-        )
+        kept = [
+            StoredDescriptor(node.node_id, node.seq, node.expires_unix, blob)
+            for node, blob in self._switch.records()
+        ]
+        with _surviving_store_errors("descriptors"):
+            self._store.save_descriptors(kept, self._clock.unix_time())
 
     # --- tasks ------------------------------------------------------------------------------------------
 

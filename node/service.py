@@ -24,6 +24,7 @@ from node.api.ports import (
     StatusReport,
 )
 from node.clock import Clock
+from node.errors import StoreError
 from node.logs import get_logger
 from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter
@@ -245,9 +246,12 @@ class NodeService:
         if record is None:
             return
         account = json.dumps(asdict(recorder.account(answering)))
-        self._store.keep_answer(
-            StoredAnswer(recorder.answer_id, self._clock.unix_time(), encode_record(record), account)
-        )
+        answer = StoredAnswer(recorder.answer_id, self._clock.unix_time(), encode_record(record), account)
+        try:
+            self._store.keep_answer(answer)
+        except StoreError as error:
+            # Its author has the answer; what is lost is `clove verify`.
+            log.warning("an answer can't be kept", reason=str(error))
 
     def answer(self, answer_id: str) -> KeptAnswer | None:
         """See `Service`."""
