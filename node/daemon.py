@@ -443,7 +443,8 @@ class Daemon:
         app = build_app(
             self._service, config=self._config, access=access, metrics=self._metrics, clock=self._clock
         )
-        await serve_api(app, api, self._stop.wait, task_status=task_status)
+        drain_s = self._config.limits.drain_s
+        await serve_api(app, api, self._stop.wait, drain_s=drain_s, task_status=task_status)
 
     async def _keep_house(self) -> None:
         observer = Observer(self._metrics, self._switch, self._relay, self._client)
@@ -460,13 +461,15 @@ class Daemon:
                 self._stop.set()
                 return
 
+    def _is_answering(self) -> bool:
+        return bool(self._service.under_way or (self._models is not None and self._models.running))
+
     async def _drain(self) -> None:
         self._service.is_draining = True
+        if self._models is not None:
+            self._models.is_draining = True
         with trio.move_on_after(self._config.limits.drain_s):
-            while self._models is not None:
-                self._models.is_draining = True
-                if not self._models.running:
-                    break
+            while self._is_answering():  # noqa: ASYNC110 - two parts count, and a tenth of a second is soon enough
                 await trio.sleep(DRAIN_LOOK_S)
         if self._client is not None:
             self._client.pool.close()

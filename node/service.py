@@ -7,7 +7,7 @@ hide from. Every other prompt leaves through circuits.
 import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 
 import trio
@@ -157,6 +157,8 @@ class NodeService:
         self.starting: dict[str, str] = {}
         """What is still being started, by part, in words for people; empty once all runs."""
         self.is_draining = False
+        self.under_way = 0
+        """Answers that its owner is getting."""
         self._identity = identity
         self._switch = switch
         self._client = client
@@ -177,15 +179,20 @@ class NodeService:
         if self.is_draining:
             raise AnswerError("draining", "this node is shutting down", 5.0)
         answer_id = f"a-{secrets.token_hex(_ID_BYTES)}"
+        self.under_way += 1
+        try:
+            async with self._ask(answer_id, prompt) as recorder:
+                yield recorder
+        finally:
+            self.under_way -= 1
+
+    def _ask(self, answer_id: str, prompt: Prompt) -> AbstractAsyncContextManager[Recorder]:
         own = next((m for m in self.own_models() if prompt.model in (m.model_id, m.alias)), None)
         if own is not None and self.writer is not None:
-            async with self._answer_here(answer_id, prompt, own, self.writer) as recorder:
-                yield recorder
-        elif self._client is None:
+            return self._answer_here(answer_id, prompt, own, self.writer)
+        if self._client is None:
             raise NoRouteError("this node has no client role: start it with `clove up --role client`")
-        else:
-            async with self._ask_network(answer_id, prompt, self._client) as recorder:
-                yield recorder
+        return self._ask_network(answer_id, prompt, self._client)
 
     @asynccontextmanager
     async def _ask_network(
