@@ -46,7 +46,9 @@ async def leaving(autojump_clock, home):
 
 
 @pytest.mark.parametrize(("answer_s", "drained_s"), [(0.0, 0.0), (3.0, 3.0), (60.0, 10.0)])
-async def test_an_answer_to_the_owner_may_end_before_the_daemon_does(nursery, leaving, answer_s, drained_s):
+async def test_an_answer_to_the_owner_may_end_before_the_daemon_does(
+    autojump_clock, nursery, leaving, answer_s, drained_s
+):
     async def ask():
         async with leaving._service.complete(a_prompt()):
             await trio.sleep(answer_s)
