@@ -251,9 +251,11 @@ class Answering:
 
     def _adopt(self, slot: int, circuit: PooledCircuit) -> None:
         """The set has a new circuit in this slot: go on over it."""
-        if self._over:
-            return
         old = self.request.path_numbers[slot]
+        if (
+            self._over or self._carriers[old].circuit is circuit
+        ):  # begun between its opening and this word of it
+            return
         stale = self._carriers.pop(old)
         stale.circuit.subscribers.pop(stale.message, None)
         carrier = _Carrier(circuit, self._entropy(MESSAGE_BYTES))

@@ -17,6 +17,9 @@ from overlay.routing.paths import Path
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
+FLEETING_S = 1.0
+"""A circuit that ends sooner is rebuilt after a pause, as one that never opened: else who lets us build and then
+destroys keeps us building as fast as the network goes."""
 LONGEST_PLAN_PAUSE_S = 1.0
 PLAN_TIMEOUT_S = 5.0
 """How long a prompt waits for a directory that gives disjoint paths, before it waits for circuits over them."""
@@ -139,7 +142,9 @@ class CircuitSet:
         path: Path | None = planned
         pause_s = FIRST_PAUSE_S
         while True:
-            if path is not None and await self._build(slot, path):
+            began = trio.current_time()
+            opened = path is not None and await self._build(slot, path)
+            if opened and trio.current_time() - began >= FLEETING_S:
                 pause_s = FIRST_PAUSE_S
             else:
                 await trio.sleep(pause_s)
@@ -154,7 +159,9 @@ class CircuitSet:
         self._signal()
         if slot.problem is None:
             for watcher in list(self.watchers):
-                watcher(slot.index, circuit)
+                # What one request sends may be too much for it; the others then wait for the next.
+                if circuit.is_open:
+                    watcher(slot.index, circuit)
             await circuit.closed.wait()
         self._maker.note_closed(circuit)
         slot.circuit = None

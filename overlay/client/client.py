@@ -123,6 +123,8 @@ class Client:
         """Ask one node, up to the first sign of an answer or of a failure."""
         circuits = self.pool.to(node.node_id)
         opened = await circuits.wait_open(CIRCUITS_TIMEOUT_S)
+        # It may have started again meanwhile, with other keys.
+        node = self._switch.directory.find(node.node_id) or node
         answering = self._open(prompt, node, circuits, opened)
         try:
             answering.start(self._switch)
