@@ -45,10 +45,14 @@ class WorkerProcess:
 
 
 async def start_worker(command: Sequence[str], threads: int | None) -> WorkerProcess:
-    """Start the process, its three streams piped to us."""
-    process = await trio.lowlevel.open_process(
-        command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environment(threads)
-    )
+    """Start the process, its three streams piped to us. Raises EngineCrashedError where the system refuses."""
+    try:
+        process = await trio.lowlevel.open_process(
+            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environment(threads)
+        )
+    except OSError as error:
+        # No memory or no descriptors left, say: at a later try there may be.
+        raise EngineCrashedError(f"it could not be started: {error}") from error
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise EngineCrashedError("it was started without pipes")
     return WorkerProcess(process, process.stdin, process.stdout, process.stderr)

@@ -225,3 +225,21 @@ async def test_the_worker_ends_with_the_engine():
         pid = engine.worker_pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_worker_that_the_system_will_not_start_now_is_started_later():
+    async with running() as engine:
+        command, engine._command = engine._command, ("/nowhere/python",)
+        os.kill(engine.worker_pid, signal.SIGKILL)
+        while "could not be started" not in engine._down_because:  # noqa: ASYNC110 - a process tells nobody
+            await trio.sleep(0.05)
+        with pytest.raises(EngineCrashedError, match="could not be started"):
+            await answer(engine, "say 3")
+        engine._command = command
+        await engine.wait_ready()
+        assert len(await answer(engine, "say 3")) == 5
+
+
+async def test_a_worker_that_can_not_be_started_at_all_is_said():
+    with pytest.raises(EngineCrashedError, match="could not be started"):
+        await Engine((), SETTINGS, command=("/nowhere/python",)).serve()
