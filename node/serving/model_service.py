@@ -44,6 +44,7 @@ class _Answer:
     sender: AnswerSender
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ticked: trio.Event = field(default_factory=trio.Event)
+    tokens: tuple[bytes, ...] = ()
 
     def tick(self) -> None:
         self.ticked.set()
@@ -68,6 +69,7 @@ class ModelService:
         self._unix_time = unix_time
         self._metrics = metrics
         self._answers: dict[bytes, _Answer] = {}
+        self._by_token: dict[bytes, _Answer] = {}
         self._nursery: trio.Nursery | None = None
         self.is_draining = False
         metrics.serving.set_function(lambda: self.running)
@@ -97,22 +99,35 @@ class ModelService:
         now = trio.current_time()
         # An answer starts with the k-th clove. The proxy of a later one knows no reply token until it delivers, and
         # may have refused a cell. The prompt lists its paths itself: no proxy can put another in their place.
-        for answer in self._answers.values():
+        for answer in self._of_path(reply_token):
             answer.sender.path_delivered(reply_token, now)
+            self._switch.deadlines.touched(answer.sender)
         self._take(self._intake.receive_delivery(proxy, sealed, now, self._unix_time()))
 
     def answer_refused(self, proxy: NodeId, reply_token: bytes) -> None:
         """`ModelPort`: no circuit is behind this token."""
         del proxy
-        for answer in self._answers.values():
+        for answer in self._of_path(reply_token):
             answer.sender.path_refused(reply_token, trio.current_time())
             self._switch.deadlines.touched(answer.sender)
+
+    def _of_path(self, reply_token: bytes) -> tuple[_Answer, ...]:
+        """The answer that goes over this path. Looked up: a neighbour may name tokens as fast as it can write."""
+        answer = self._by_token.get(reply_token)
+        return () if answer is None else (answer,)
 
     def proxy_lost(self, proxy: NodeId) -> None:
         """`ModelPort`: the link to this neighbour is gone."""
         for answer in self._answers.values():
             answer.sender.proxy_lost(proxy, trio.current_time())
             self._switch.deadlines.touched(answer.sender)
+
+    def _note_paths(self, answer: _Answer) -> None:
+        for token in answer.tokens:
+            if self._by_token.get(token) is answer:
+                del self._by_token[token]
+        answer.tokens = answer.sender.reply_tokens if answer.mid in self._answers else ()
+        self._by_token.update(dict.fromkeys(answer.tokens, answer))
 
     # --- prompts and updates ----------------------------------------------------------------------------
 
@@ -127,6 +142,7 @@ class ModelService:
                 case UpdateArrived(mid, update):
                     if (answer := self._answers.get(mid)) is not None:
                         self._perform(answer, answer.sender.receive_update(update, trio.current_time()))
+                        self._note_paths(answer)
                 case _:
                     assert_never(event)
         self._switch.deadlines.touched(self._intake)
@@ -140,6 +156,7 @@ class ModelService:
         refusal = self._refusal()
         sender = AnswerSender(arrived.terms, arrived.message.paths, trio.current_time())
         answer = self._answers[arrived.mid] = _Answer(arrived.mid, sender)
+        self._note_paths(answer)
         self._switch.deadlines.add(sender, lambda now: self._wake_sender(answer, now))
         self._nursery.start_soon(self._run, answer, arrived.message, refusal)
 
@@ -195,5 +212,6 @@ class ModelService:
 
     def _end(self, answer: _Answer) -> None:
         self._answers.pop(answer.mid, None)
+        self._note_paths(answer)
         self._switch.deadlines.remove(answer.sender)
         self._intake.answer_ended(answer.mid)

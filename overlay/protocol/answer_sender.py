@@ -161,6 +161,11 @@ class AnswerSender:
         """Paths that nothing bad was heard of."""
         return sum(path.alive for path in self._paths)
 
+    @property
+    def reply_tokens(self) -> tuple[bytes, ...]:
+        """The tokens of the paths as they are now."""
+        return tuple(path.reply.token for path in self._paths)
+
     def write(self, event: AnswerEvent) -> bool:
         """Adds an event to the stream. False, and nothing added, while the backlog is full: retry later.
 
