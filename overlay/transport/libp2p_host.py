@@ -182,11 +182,16 @@ class Libp2pTransport:
             self._accept, self._nursery = accept, nursery
             for protocol in (CONTROL_PROTOCOL, LINK_PROTOCOL):
                 self._host.set_stream_handler(protocol, self._take_stream)
-            async with running(self._host, [Multiaddr(str(address)) for address in self._listen]):
-                if len(self._host.get_network().listeners) < len({str(a) for a in self._listen}):
-                    raise OSError(errno.EADDRNOTAVAIL, f"can't listen on {', '.join(map(str, self._listen))}")
-                task_status.started()
-                await trio.sleep_forever()
+            try:
+                async with running(self._host, [Multiaddr(str(address)) for address in self._listen]):
+                    if len(self._host.get_network().listeners) < len({str(a) for a in self._listen}):
+                        raise OSError(
+                            errno.EADDRNOTAVAIL, f"can't listen on {', '.join(map(str, self._listen))}"
+                        )
+                    task_status.started()
+                    await trio.sleep_forever()
+            finally:
+                self._nursery = None  # links that we dialled may close after us; the host has closed theirs
 
     async def dial(self, node_id: NodeId, addresses: Sequence[str]) -> _Connection:
         """See Transport."""

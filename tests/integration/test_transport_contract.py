@@ -152,3 +152,11 @@ async def test_both_may_dial_at_once_and_get_two_whole_connections(make):
             await near.control.send_all(b"words")
             assert await read_exactly(far.cells, 5) == b"cells"
             assert await read_exactly(far.control, 5) == b"words"
+
+
+async def test_a_connection_may_be_closed_after_its_transport_has_ended(make):
+    async with listening(make()) as bob:
+        async with listening(make()) as alice:
+            near = await alice.transport.dial(bob.transport.node_id, bob.transport.addresses)
+            await bob.inbound.receive()
+        await near.aclose()
