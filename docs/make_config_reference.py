@@ -79,7 +79,7 @@ def table() -> str:
 
     rows = ["| key | allowed | default | what it is for |", "| --- | --- | --- | --- |"]
     rows += [
-        f"| `{key}` | {allowed_values(field).replace('str', 'text')} | {_default(field)} | {PURPOSE[key]} |"
+        f"| `{key}` | {allowed_values(field)} | {_default(field)} | {PURPOSE[key]} |"
         for key, field in settings()
     ]
     return "\n".join(rows) + "\n"

@@ -23,7 +23,7 @@ def explain(error: ValidationError, root: type[BaseModel], sources: Mapping[str,
 
 
 def allowed_values(field: FieldInfo) -> str:
-    """`1 to 8`, `one of strict, local`, `true or false`, or the type's plain name."""
+    """`1 to 8`, `one of strict, local`, `true or false`, `text`, or the type's plain name."""
     choices = _literals(field.annotation)
     if choices:
         return "one of " + ", ".join(choices)
@@ -39,6 +39,8 @@ def allowed_values(field: FieldInfo) -> str:
         return f"{shortest or 0} to {longest} characters"
     if typing.get_origin(field.annotation) is tuple:
         return "a list of texts"
+    if field.annotation is str:
+        return "text"
     return getattr(field.annotation, "__name__", str(field.annotation))
 
 

@@ -1,7 +1,6 @@
 """A network of 19 processes, used as a person uses it: the commands, curl, the openai package."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.support.testbed import running_network
+from tests.support.testbed import listening_ports, running_network
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -20,20 +19,6 @@ QUESTION = "Name three colours."
 def network(tmp_path_factory):
     with running_network(tmp_path_factory.mktemp("network")) as running:
         yield running
-
-
-def listening_ports(pid):
-    """TCP ports that a process itself listens on, as the kernel says."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))  # noqa: PTH115 -- not a path
-        except FileNotFoundError:
-            continue
-        if found:
-            inodes.add(found[1])
-    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
 
 
 def test_every_node_is_a_process_with_sockets_of_its_own(network):

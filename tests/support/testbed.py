@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,20 @@ class Network:
             for circuit in circuits
             if circuit["state"] == "open"
         ]
+
+
+def listening_ports(pid):
+    """TCP ports that a process itself listens on, as the kernel says."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link))  # noqa: PTH115 -- not a path
+        except FileNotFoundError:
+            continue
+        if found:
+            inodes.add(found[1])
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
 
 
 @contextmanager
