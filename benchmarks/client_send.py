@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable
 from hashlib import sha256
 
+import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from benchmarks.report import Target, best_us, print_report
 from crypto.dispersal import split
+from crypto.erasure import generator_row
 from crypto.identity import IdentityKey, NodeId
 from crypto.onion import AcceptedBuild, BuildTerms, Hop, OnionKey, accept_build
 from crypto.sealed import SealingKey, seal
@@ -104,15 +106,15 @@ def primitive_actions(client: Client) -> dict[str, Callable[[], object]]:
     stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
     ciphertext = key.encrypt(nonce, client.prompt, b"")
     fragment = ciphertext[: len(ciphertext) // K]
-    number, table = int.from_bytes(fragment, "big"), bytes(range(1, 256)) + b"\0"
+    array, table = np.frombuffer(fragment, np.uint8), bytes(range(1, 256)) + b"\0"
     sealed, body, pad = client.seal_cloves()[0], bytes(1000), bytes(16)
     return {
         "encrypt prompt": lambda: key.encrypt(nonce, client.prompt, b""),
         "hash prompt": lambda: sha256(ciphertext).digest(),
-        "to integer": lambda: int.from_bytes(fragment, "big"),
+        "to array": lambda: np.frombuffer(fragment, np.uint8),
         "product": lambda: fragment.translate(table),
-        "sum": lambda: number ^ number,
-        "to bytes": lambda: number.to_bytes(len(fragment), "big"),
+        "sum": lambda: array ^ array,
+        "to bytes": array.tobytes,
         "hpke": lambda: seal(client.model_key.public, fragment, info=INFO),
         "layer": lambda: key.encrypt(nonce, body, None),
         "padding": lambda: stream.update(pad),
@@ -122,13 +124,14 @@ def primitive_actions(client: Client) -> dict[str, Callable[[], object]]:
 
 def sum_primitives(us: dict[str, float], cells: int) -> dict[str, float]:
     """Return how long the primitives of one whole prompt take, by what they are for."""
-    made = N - K
+    made = [generator_row(K, index) for index in range(K, N)]
+    terms = {term for row in made for term in enumerate(row)}
     return {
         "dispersal": us["encrypt prompt"]
         + us["hash prompt"]
-        + (K + K * made) * us["to integer"]
-        + K * made * us["product"]
-        + made * ((K - 1) * us["sum"] + us["to bytes"]),
+        + len(terms) * us["to array"]
+        + sum(factor != 1 for _, factor in terms) * us["product"]
+        + len(made) * ((K - 1) * us["sum"] + us["to bytes"]),
         "hpke": N * us["hpke"],
         "layers": cells * HOPS * us["layer"],
         # What the hops will append must be known beforehand: their padding, and how each later hop's key stream

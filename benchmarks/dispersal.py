@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from time import process_time_ns
 
+import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from crypto.dispersal import recover, split
@@ -59,12 +60,12 @@ def sum_of_primitives(us: Callable[[Callable[[], object]], float], message: byte
     """What one split and one recovery from the last k cloves can't do without, each call timed on its own.
 
     The AEAD both ways, the hash both times, entropy, and of the code each distinct product (`bytes.translate`), each
-    buffer turned into an integer, each XOR and each integer turned back. No call of ours, no slicing, no shares.
+    buffer seen as an array, each XOR and each sum turned back into bytes. No call of ours, no slicing, no shares.
     """
     key, nonce = ChaCha20Poly1305(os.urandom(32)), bytes(12)
     ciphertext = key.encrypt(nonce, message, b"")
     fragment = os.urandom(fragment_length(len(ciphertext), k))
-    number, table = int.from_bytes(fragment, "little"), multiples(3)
+    array, table = np.frombuffer(fragment, np.uint8), multiples(3)
     chosen = range(n - k, n)
     inverse = invert_matrix(generator_row(k, index) for index in chosen)
     rows_made = [generator_row(k, index) for index in range(k, n)]
@@ -81,9 +82,9 @@ def sum_of_primitives(us: Callable[[Callable[[], object]], float], message: byte
         + 2 * us(lambda: sha256(ciphertext).digest())
         + us(lambda: os.urandom(32 * k))
         + products * us(lambda: fragment.translate(table))
-        + conversions * us(lambda: int.from_bytes(fragment, "little"))
-        + sums * us(lambda: number ^ number)
-        + (len(rows_made) + len(rows_rebuilt)) * us(lambda: number.to_bytes(len(fragment), "little"))
+        + conversions * us(lambda: np.frombuffer(fragment, np.uint8))
+        + sums * us(lambda: array ^ array)
+        + (len(rows_made) + len(rows_rebuilt)) * us(array.tobytes)
     )
 
 

@@ -1,12 +1,14 @@
 """Arithmetic in GF(256), x^8 + x^4 + x^3 + x^2 + 1 (0x11d), on single elements and on whole buffers.
 
-Addition is XOR. A buffer is multiplied by a constant with `bytes.translate` and added as one big integer,
-both of which run at memory speed without an extension module. The tables are read at secret indices, so who
-shares the CPU's caches may learn about the data (docs/threat-model.md).
+Addition is XOR. A buffer is multiplied by a constant with `bytes.translate`, which runs at memory speed, and added
+by numpy: turning bytes into a Python integer and back costs more than everything else here. The tables are read at
+secret indices, so who shares the CPU's caches may learn about the data (docs/threat-model.md).
 """
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+
+import numpy as np
 
 _POLYNOMIAL = 0x11D
 _ORDER = 255
@@ -54,28 +56,23 @@ def combine(coefficients: Sequence[int], buffers: Sequence[bytes]) -> bytes:
 
 
 def combine_rows(rows: Iterable[Sequence[int]], buffers: Sequence[bytes]) -> list[bytes]:
-    """One sum of the same buffers for every row of coefficients.
-
-    Turning bytes into an integer costs as much as the rest together: each multiple is made once for all rows.
-    """
-    length = len(buffers[0])
-    numbers: dict[tuple[int, int], int] = {}
+    """One sum of the same buffers for every row of coefficients; each multiple is made once for all rows."""
+    made: dict[tuple[int, int], np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
     sums = []
     for row in rows:
-        total = 0
-        for index, factor in enumerate(row):
-            if not factor:
+        total = None
+        for term in enumerate(row):
+            if not term[1]:
                 continue
-            number = numbers.get((index, factor))
-            if number is None:
-                number = numbers[index, factor] = _multiply_buffer(factor, buffers[index])
-            total ^= number
-        sums.append(total.to_bytes(length, "little"))
+            if (multiple := made.get(term)) is None:
+                multiple = made[term] = _multiply_buffer(term[1], buffers[term[0]])
+            total = multiple if total is None else total ^ multiple
+        sums.append(bytes(len(buffers[0])) if total is None else total.tobytes())
     return sums
 
 
-def _multiply_buffer(factor: int, buffer: bytes) -> int:
-    return int.from_bytes(buffer if factor == 1 else buffer.translate(multiples(factor)), "little")
+def _multiply_buffer(factor: int, buffer: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return np.frombuffer(buffer if factor == 1 else buffer.translate(multiples(factor)), np.uint8)
 
 
 def invert_matrix(rows: Iterable[Sequence[int]]) -> Matrix:

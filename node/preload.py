@@ -23,6 +23,9 @@ _NEEDED = ("node.launch", "node.daemon", "overlay.transport.libp2p_host", "overl
 def main() -> None:
     """Fork a daemon per entry of stdin's list."""
     entries = json.load(sys.stdin)
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # numpy's threads would be lost by the fork, and nobody needs them
     import_libp2p()
     for module in _NEEDED:
         importlib.import_module(module)
