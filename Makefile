@@ -36,11 +36,12 @@ demo: model
 
 test: model
 	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not wheel and not js"
+	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not wheel and not js and not models"
 
-# What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js.
+# What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js,
+# a second model.
 test-more: model
-	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js"
+	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js or models"
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .

@@ -1,49 +1,229 @@
-"""Attention over ragged batches: each sequence attends to its own keys and values, of its own length.
+"""Attention over a pool of keys and values that all sequences share.
 
 A step's tokens lie one after another in a single row, so every linear layer is one matrix product over exactly the
 tokens there are; no padding, and a sequence's result does not depend on the lengths of its neighbours.
+
+What a token attends to lies in a few runs of the pool (`block_manager`). Each run is one call over a view, nothing is
+copied, and the parts are put together by their log-sum-exps, which gives exactly the softmax over all of them (as in
+FlashAttention, arXiv 2205.14135, and in cascade inference). A prompt's chunk attends to what was before it without a
+mask and to itself causally. Answers that share a prefix attend to it in one call together.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everybody knows it by
 
-RAGGED_ATTENTION = "clove_ragged"
+from node.engine.block_manager import BLOCK_TOKENS
+from node.engine.sequence import Chunk
+
+PAGED_ATTENTION = "clove_paged"
+
+Attended = tuple[torch.Tensor, torch.Tensor]
+"""Output [heads, rows, dim], and the log-sum-exp of its scores [heads, rows]."""
 
 
-class KVCache:
-    """Keys and values of one sequence in every layer, for a fixed number of positions."""
+class KVPool:
+    """Keys and values of every layer, [kv heads, slots, dim] each."""
 
     def __init__(
-        self, layers: int, heads: int, capacity: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self, layers: int, heads: int, slots: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        # Untouched pages cost nothing on a CPU, so the whole capacity can be taken at once.
-        shape = (layers, 2, heads, capacity, head_dim)
-        self.blocks = torch.empty(shape, dtype=dtype, device=device)
-
-    def extend(
-        self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's new keys and values from position `start` on; all that it has now, as views."""
-        end = start + keys.shape[1]
-        block = self.blocks[layer]
-        block[0, :, start:end] = keys
-        block[1, :, start:end] = values
-        return block[0, :, :end], block[1, :, :end]
+        # On a CPU, pages that are never written cost nothing, so the whole pool can be taken at once.
+        shape = (layers, heads, slots, head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, slots=True)
-class RaggedSpan:
-    """Tokens of one sequence within a step: count of them, from position start of that sequence."""
+class Past:
+    """These rows see all of a run of the pool. rows: a slice, or the indices of rows of several sequences."""
 
-    cache: KVCache
-    start: int
-    count: int
+    rows: slice | torch.Tensor
+    first_slot: int
+    end_slot: int
+
+    def attend(self, step: "LayerStep") -> Attended:
+        """One run, no mask: heads that share keys can be rows of one query, and no key is read twice."""
+        query = step.query[:, self.rows]
+        keys, values = (part[:, self.first_slot : self.end_slot][None] for part in (step.keys, step.values))
+        heads, count, dim = query.shape
+        output, total = attend(query.reshape(1, keys.shape[1], -1, dim), keys, values, step.scaling)
+        return output.reshape(heads, count, dim), total.reshape(heads, count)
 
 
-def ragged_attention(
+@dataclass(frozen=True, slots=True)
+class Itself:
+    """The rows of a chunk see each other, each those before it and itself."""
+
+    rows: slice
+
+    def attend(self, step: "LayerStep") -> Attended:
+        """The chunk's own keys, causally. Heads that share keys read them through a stride of 0."""
+        query, key, value = (part[:, self.rows] for part in (step.query, step.key, step.value))
+        heads, count, dim = query.shape
+        grouped = query.reshape(key.shape[0], -1, count, dim)
+        output, total = attend(
+            grouped, _shared(key, grouped), _shared(value, grouped), step.scaling, is_causal=True
+        )
+        return output.reshape(heads, count, dim), total.reshape(heads, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Rows of a chunk each see so many positions up to their own: the runs are put together, under a mask."""
+
+    rows: slice
+    runs: tuple[tuple[int, int], ...]
+    mask: torch.Tensor
+
+    def attend(self, step: "LayerStep") -> Attended:
+        """Masked, over a copy: windows are short."""
+        query = step.query[:, self.rows]
+        keys, values = (
+            torch.cat([part[:, first:end] for first, end in self.runs], dim=1)
+            for part in (step.keys, step.values)
+        )
+        heads, count, dim = query.shape
+        grouped = query.reshape(keys.shape[0], -1, count, dim)
+        output, total = attend(
+            grouped, _shared(keys, grouped), _shared(values, grouped), step.scaling, mask=self.mask
+        )
+        return output.reshape(heads, count, dim), total.reshape(heads, count)
+
+
+def _shared(part: torch.Tensor, grouped: torch.Tensor) -> torch.Tensor:
+    """Keys or values [kv heads, tokens, dim] for each query head of a group, through a stride of 0."""
+    return part[:, None].expand(-1, grouped.shape[1], -1, -1)
+
+
+Part = Past | Itself | Window
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A part, and whether others come before or after it for the same rows."""
+
+    part: Part
+    is_first: bool
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStep:
+    """One layer of one step: fresh query, key, value [heads, rows, dim], and that layer's part of the pool."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """What every layer of a step does, worked out once.
+
+    slots: where each row's key and value go. parts: for layers that see everything. windowed: for those that don't.
+    """
+
+    pool: KVPool
+    slots: torch.Tensor
+    parts: tuple[Placed, ...]
+    windowed: tuple[Placed, ...]
+
+
+def plan_attention(
+    pool: KVPool, chunks: Sequence[Chunk], window: int | None, device: torch.device
+) -> AttentionPlan:
+    """The plan of a step. window: of the model's windowed layers, if it has such."""
+    slots = [
+        chunk.sequence.table.slot(position)
+        for chunk in chunks
+        for position in range(chunk.start, chunk.start + chunk.count)
+    ]
+    placed, first = [], 0
+    for chunk in chunks:
+        placed.append((chunk, slice(first, first + chunk.count)))
+        first += chunk.count
+    full = _full_parts(placed, device)
+    windowed = [] if window is None else _windowed_parts(placed, window, device)
+    return AttentionPlan(pool, torch.tensor(slots, device=device), tuple(full), tuple(windowed))
+
+
+_Rows = tuple[Chunk, slice]
+"""A chunk, and which rows of the step are its."""
+
+
+def _full_parts(placed: Sequence[_Rows], device: torch.device) -> list[Placed]:
+    parts: list[Placed] = []
+    single = sorted((each for each in placed if each[0].count == 1), key=_first_block)
+    for _, group in groupby(single, key=_first_block):
+        parts += _shared_parts(list(group), device)
+    for chunk, rows in placed:
+        if chunk.count > 1:
+            past = [Past(rows, *run) for run in chunk.sequence.table.runs(chunk.start)]
+            parts += _in_order([*past, Itself(rows)])
+    return parts
+
+
+def _first_block(placed: _Rows) -> int:
+    return placed[0].sequence.table.blocks[0]
+
+
+def _shared_parts(group: Sequence[_Rows], device: torch.device) -> list[Placed]:
+    """Single tokens of sequences that begin with the same block: what they have in common once, then the rest.
+
+    Each has a rest: the block that its newest token goes to is its own.
+    """
+    tables = [chunk.sequence.table for chunk, _ in group]
+    common = 0
+    if len(group) > 1:
+        alike = takewhile(
+            lambda row: len(set(row)) == 1, zip(*(table.blocks for table in tables), strict=False)
+        )
+        common = sum(1 for _ in alike) * BLOCK_TOKENS
+    parts: list[Placed] = []
+    if common:
+        rows = torch.tensor([rows.start for _, rows in group], device=device)
+        parts += _in_order([Past(rows, *run) for run in tables[0].runs(common)], ends=False)
+    for chunk, own in group:
+        rest = [Past(own, *run) for run in chunk.sequence.table.runs(chunk.start + 1, common)]
+        parts += _in_order(rest, begins=not common)
+    return parts
+
+
+def _windowed_parts(placed: Sequence[_Rows], window: int, device: torch.device) -> list[Placed]:
+    parts: list[Placed] = []
+    for chunk, rows in placed:
+        table, end = chunk.sequence.table, chunk.start + chunk.count
+        begin = max(0, chunk.start + 1 - window)
+        if chunk.count == 1:
+            parts += _in_order([Past(rows, *run) for run in table.runs(end, begin)])
+        elif end <= window:
+            parts += _in_order([*(Past(rows, *run) for run in table.runs(chunk.start)), Itself(rows)])
+        else:
+            mask = _window_mask(chunk, begin, window, device)
+            parts += _in_order([Window(rows, tuple(table.runs(end, begin)), mask)])
+    return parts
+
+
+def _in_order(parts: Sequence[Part], *, begins: bool = True, ends: bool = True) -> list[Placed]:
+    last = len(parts) - 1
+    return [Placed(part, begins and index == 0, ends and index == last) for index, part in enumerate(parts)]
+
+
+def _window_mask(chunk: Chunk, begin: int, window: int, device: torch.device) -> torch.Tensor:
+    """True where a row of the chunk may see a position from `begin` on."""
+    queries = torch.arange(chunk.start, chunk.start + chunk.count, device=device)[:, None]
+    positions = torch.arange(begin, chunk.start + chunk.count, device=device)[None, :]
+    return (positions <= queries) & (positions > queries - window)
+
+
+def paged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -51,46 +231,66 @@ def ragged_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    spans: Sequence[RaggedSpan],
+    plan: AttentionPlan,
     sliding_window: int | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Transformers' attention interface: query [1, heads, tokens, dim] to [1, tokens, heads, dim]."""
-    layer = module.layer_idx
-    parts, first = [], 0
-    for span in spans:
-        rows = slice(first, first + span.count)
-        keys, values = span.cache.extend(layer, span.start, key[0, :, rows], value[0, :, rows])
-        attend = _attend_one if span.count == 1 else _attend_many
-        parts.append(attend(query[:, :, rows], keys[None], values[None], scaling, sliding_window))
-        first = rows.stop
-    return torch.cat(parts, dim=2).transpose(1, 2), None
+    keys, values = plan.pool.keys[module.layer_idx], plan.pool.values[module.layer_idx]
+    keys.index_copy_(1, plan.slots, key[0])
+    values.index_copy_(1, plan.slots, value[0])
+    step = LayerStep(query[0], key[0], value[0], keys, values, scaling)
+    parts = plan.parts if sliding_window is None else plan.windowed
+    output = _combine(step, parts)
+    return output.transpose(0, 1)[None], None
 
 
-def _attend_one(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, window: int | None
-) -> torch.Tensor:
-    """One new token sees everything before it, so the heads that share keys can be its rows: no copies, no mask."""
-    if window is not None:
-        keys, values = keys[:, :, -window:], values[:, :, -window:]
-    grouped = query.reshape(1, keys.shape[1], -1, query.shape[3])
-    attended = F.scaled_dot_product_attention(grouped, keys, values, scale=scaling)
-    return attended.reshape(query.shape)
+def _combine(step: LayerStep, parts: Sequence[Placed]) -> torch.Tensor:
+    """All parts of all rows, put together: [heads, rows, dim]."""
+    if len(parts) == 1:
+        return parts[0].part.attend(step)[0]
+    output = torch.empty_like(step.query)
+    total = torch.empty(output.shape[:2], dtype=torch.float32, device=output.device)
+    for placed in parts:
+        rows = placed.part.rows
+        found, weight = placed.part.attend(step)
+        if not placed.is_first:
+            before = total[:, rows]
+            after = torch.logaddexp(before, weight)
+            kept, added = torch.exp(before - after)[..., None], torch.exp(weight - after)[..., None]
+            found, weight = output[:, rows] * kept + found * added, after
+        output[:, rows] = found
+        if not placed.is_last:
+            total[:, rows] = weight
+    return output
 
 
-def _attend_many(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, window: int | None
-) -> torch.Tensor:
-    group = query.shape[1] // keys.shape[1]
-    count, total = query.shape[2], keys.shape[2]
-    keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
-    mask = _causal_mask(count, total, window, query.device)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    *,
+    is_causal: bool = False,
+    mask: torch.Tensor | None = None,
+) -> Attended:
+    """Softmax attention of [batch, heads, rows, dim], and the log-sum-exp of the scores [batch, heads, rows]."""
+    if query.device.type == "cpu":
+        # The public function does not give the log-sum-exp.
+        found: Attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
+            query, keys, values, is_causal=is_causal, attn_mask=_additive(mask, query.dtype), scale=scaling
+        )
+        return found
+    scores = (query @ keys.transpose(-1, -2)).float() * scaling
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    total = scores.logsumexp(dim=-1)
+    return torch.exp(scores - total[..., None]).to(values.dtype) @ values, total
 
 
-def _causal_mask(count: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """True where a query, the last `count` of `total` positions, may see a key."""
-    queries = torch.arange(total - count, total, device=device)[:, None]
-    positions = torch.arange(total, device=device)[None, :]
-    mask = positions <= queries
-    return mask if window is None else mask & (positions > queries - window)
+def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -math.inf)[None, None]

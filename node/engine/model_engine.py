@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from crypto.seeded import prompt_hash
+from node.engine.block_manager import BLOCK_TOKENS, BlockManager, BlockTable
 from node.engine.errors import PromptRefusedError, PromptTooLongError
 from node.engine.events import (
     EngineEvent,
@@ -59,9 +60,12 @@ class ModelEngine:
         self._runner = ModelRunner(folder, manifest.alias, device)
         self._tokenizer = PromptTokenizer(folder)
         self._clock = clock
-        room = settings.cache_bytes // self._runner.cache_bytes_per_token
-        context = min(self._runner.config.max_position_embeddings, settings.context_tokens, room)
-        self._scheduler = Scheduler(BatchLimits(sequences=settings.max_batch, cache_tokens=room))
+        blocks = settings.cache_bytes // (BLOCK_TOKENS * self._runner.cache_bytes_per_token)
+        self._runner.reserve(blocks)
+        self._blocks = BlockManager(blocks, settings.cache_key)
+        self._scheduler = Scheduler(BatchLimits(sequences=settings.max_batch), self._blocks)
+        longest = self._runner.config.max_position_embeddings
+        context = min(longest, settings.context_tokens, blocks * BLOCK_TOKENS)
         self._scores: dict[int, Scores] = {}
         self.card = ModelCard(manifest.model_id, manifest.alias, self._runner.numerics_class, context)
 
@@ -70,8 +74,16 @@ class ModelEngine:
         """There is nothing to compute."""
         return self._scheduler.is_idle
 
-    def submit(self, request: int, prompt: Prompt, forced_ids: tuple[int, ...] | None = None) -> None:
+    def submit(
+        self,
+        request: int,
+        prompt: Prompt,
+        forced_ids: tuple[int, ...] | None = None,
+        cache_scope: bytes | None = None,
+    ) -> None:
         """Queue a prompt to answer or, with forced_ids, an answer to score.
+
+        cache_scope: with whom what is computed may be shared; None: with nobody.
 
         Raises:
             PromptRefusedError: it is too long (PromptTooLongError), empty, or not for this model.
@@ -92,23 +104,24 @@ class ModelEngine:
                 max_output=min(prompt.sampler.max_tokens, room),
                 text=AnswerText(self._tokenizer.decode, prompt.sampler.stop),
                 forced_ids=forced_ids,
+                table=BlockTable(cache_scope),
                 submitted_at=self._clock(),
             )
         )
 
     def cancel(self, request: int) -> None:
         """Forget a request; its cache is free at once. Unknown ones are over already."""
-        if self._scheduler.remove(request) is not None:
-            self._forget(request)
+        self._scheduler.remove(request)
+        self._scores.pop(request, None)
 
     def step(self) -> list[Output]:
         """Compute once; what there is to tell about which request."""
         chunks = self._scheduler.plan()
         now = self._clock()
         for chunk in chunks:
-            if chunk.start == 0:
-                chunk.sequence.started_at = now
+            chunk.sequence.started_at = chunk.sequence.started_at or now
         hidden = self._runner.run(chunks)
+        self._scheduler.computed(chunks)
         outputs, answers, first = [], [], 0
         for chunk in chunks:
             rows = hidden[first : first + chunk.wanted]
@@ -169,7 +182,8 @@ class ModelEngine:
 
     def _prefilled(self, sequence: Sequence) -> PromptPrefilled:
         sequence.prefilled_at = self._clock()
-        return PromptPrefilled(len(sequence.prompt_ids), 0, sequence.prompt_hash, sequence.prompt_ids)
+        cached = sequence.cached_tokens
+        return PromptPrefilled(len(sequence.prompt_ids), cached, sequence.prompt_hash, sequence.prompt_ids)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> GenerationFinished:
         self.cancel(sequence.request)
@@ -177,7 +191,7 @@ class ModelEngine:
             reason=reason,
             prompt_tokens=len(sequence.prompt_ids),
             completion_tokens=len(sequence.output_ids),
-            cached_tokens=0,
+            cached_tokens=sequence.cached_tokens,
             queue_s=sequence.started_at - sequence.submitted_at,
             prefill_s=sequence.prefilled_at - sequence.started_at,
             decode_s=self._clock() - sequence.prefilled_at,
@@ -204,10 +218,6 @@ class ModelEngine:
         )
         self.cancel(sequence.request)
         return [(sequence.request, replay)]
-
-    def _forget(self, request: int) -> None:
-        self._runner.free(request)
-        self._scores.pop(request, None)
 
 
 def to_half(logprob: float) -> float:

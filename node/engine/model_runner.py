@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from node.engine.architectures import ARCHITECTURES
-from node.engine.attention import RAGGED_ATTENTION, KVCache, RaggedSpan, ragged_attention
+from node.engine.attention import PAGED_ATTENTION, KVPool, paged_attention, plan_attention
+from node.engine.block_manager import BLOCK_TOKENS
 from node.engine.errors import ModelDamagedError, UnsupportedModelError
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
 from node.engine.sampler import Candidates
@@ -32,14 +33,14 @@ class ModelConfig(Protocol):
 
 
 class ModelRunner:
-    """Weights, and the keys and values of every live request."""
+    """Weights, and the pool of keys and values, which `reserve` makes."""
 
     def __init__(self, folder: Path, alias: str, device: str) -> None:
         self.device = torch.device(device)
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
         self.model, self.config = load_model(folder, alias, self.device, self.dtype)
         self._projection = projection_matrix(self.config.hidden_size).to(self.device)
-        self._caches: dict[int, KVCache] = {}
+        self._pool: KVPool | None = None
 
     @property
     def numerics_class(self) -> str:
@@ -53,25 +54,33 @@ class ModelRunner:
         width = config.num_key_value_heads * config.head_dim * self.dtype.itemsize
         return int(2 * config.num_hidden_layers * width)
 
+    def reserve(self, blocks: int) -> None:
+        """Take memory for so many blocks of the pool."""
+        config = self.config
+        slots = blocks * BLOCK_TOKENS
+        heads, dim = config.num_key_value_heads, config.head_dim
+        self._pool = KVPool(config.num_hidden_layers, heads, slots, dim, self.dtype, self.device)
+
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """Compute the chunks; the last hidden states of the wanted rows, chunk after chunk: [rows, hidden_size]."""
+        """Compute the chunks, whose tables have room for them.
+
+        Returns the last hidden states of the wanted rows, chunk after chunk: [rows, hidden_size].
+        """
         ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
-        spans: list[RaggedSpan] = []
+        if self._pool is None:
+            raise RuntimeError("no blocks were reserved")
         for chunk in chunks:
             ids += chunk.sequence.tokens(chunk.start, chunk.count)
             positions += range(chunk.start, chunk.start + chunk.count)
             rows += range(len(ids) - chunk.wanted, len(ids))
-            spans.append(RaggedSpan(self._cache_of(chunk), chunk.start, chunk.count))
         hidden = self.model.model(
             input_ids=torch.tensor([ids], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
             use_cache=False,
-            spans=spans,
+            plan=plan_attention(self._pool, chunks, self._window, self.device),
         ).last_hidden_state[0]
-        for chunk in chunks:
-            chunk.sequence.computed += chunk.count
         return hidden if len(rows) == len(ids) else hidden[rows]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -83,22 +92,9 @@ class ModelRunner:
         """Fingerprints of hidden states, one per row."""
         return encode_fingerprints(hidden, self._projection)
 
-    def free(self, request: int) -> None:
-        """Drop a request's keys and values."""
-        self._caches.pop(request, None)
-
-    def _cache_of(self, chunk: Chunk) -> KVCache:
-        sequence, config = chunk.sequence, self.config
-        if sequence.request not in self._caches:
-            self._caches[sequence.request] = KVCache(
-                config.num_hidden_layers,
-                config.num_key_value_heads,
-                sequence.capacity,
-                config.head_dim,
-                self.dtype,
-                self.device,
-            )
-        return self._caches[sequence.request]
+    @property
+    def _window(self) -> int | None:
+        return getattr(self.config, "sliding_window", None)
 
 
 def top_candidates(logits: torch.Tensor) -> list[Candidates]:
@@ -138,11 +134,11 @@ def load_model(
         raise UnsupportedModelError(f"model {alias}: architecture {settings.get('model_type')!r}")
     from transformers.modeling_utils import AttentionInterface
 
-    AttentionInterface.register(RAGGED_ATTENTION, ragged_attention)
+    AttentionInterface.register(PAGED_ATTENTION, paged_attention)
     config_class = getattr(importlib.import_module(architecture.config_module), architecture.config_class)
     model_class = getattr(importlib.import_module(architecture.model_module), architecture.model_class)
     config = config_class(**settings)
-    config._attn_implementation = RAGGED_ATTENTION  # noqa: SLF001 - the documented way in is from_pretrained
+    config._attn_implementation = PAGED_ATTENTION  # noqa: SLF001 - the documented way in is from_pretrained
     with torch.device("meta"):
         model = model_class(config)
     model.load_state_dict(_read_weights(folder, alias, dtype), strict=False, assign=True)

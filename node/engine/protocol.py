@@ -37,12 +37,13 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Answer a prompt or, with forced_ids, score the answer given."""
+    """Answer a prompt or, with forced_ids, score the answer given. session: whose cache "session" means."""
 
     request: int
     model_id: ModelId
     prompt: Prompt
     cache: CacheScope = "session"
+    session: bytes = b""
     forced_ids: tuple[int, ...] | None = None
 
 

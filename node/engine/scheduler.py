@@ -1,87 +1,142 @@
 """Which tokens the next step computes. Pure: no torch, no clock.
 
 Continuous batching: requests join and leave between steps. A step decodes one token of every running answer and reads
-a bounded chunk of the oldest unread prompt, so that a long prompt does not hold up the others' tokens. A sequence is
-admitted first come, first served, when there is a place in the batch and room for all the keys and values it may come
-to need; so nothing that runs is ever thrown out again.
+a bounded part of the prompts that are not read yet, so that a long prompt does not hold up the others' tokens.
+
+A sequence is admitted first come, first served, when there is a place in the batch and blocks for its prompt. What of
+the prompt other requests have left in the cache is not computed again; a prompt whose next block another one is just
+computing waits for it, and lets others pass. Answers take blocks as they grow. Where none are left, the sequence that
+was admitted last gives up its own and goes back to the head of the queue: its tokens are kept and only their keys and
+values are computed once more, so nothing is lost and no sampled token changes.
+
+Prompts share a step's budget: half goes to the one that was admitted first, which thus always gets on, and the rest to
+those with the least left to read, so that a short one is not kept waiting by a long one.
 """
 
 from collections import deque
 from dataclasses import dataclass
 
+from node.engine.block_manager import BLOCK_TOKENS, BlockManager
 from node.engine.sequence import Chunk, Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """sequences and cache_tokens bound what runs at once; the chunks bound the prompt tokens of one step."""
+    """sequences bounds what runs at once; the others bound the prompt tokens of one step."""
 
     sequences: int = 8
-    cache_tokens: int = 1 << 15
     prefill_tokens: int = 512
     mixed_prefill_tokens: int = 96
 
 
 class Scheduler:
-    """Waiting and running sequences of one model."""
+    """Waiting and running sequences of one model, and the blocks that they hold."""
 
-    def __init__(self, limits: BatchLimits) -> None:
+    def __init__(self, limits: BatchLimits, blocks: BlockManager) -> None:
         self._limits = limits
+        self._blocks = blocks
         self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._running: list[Sequence] = []  # in the order of their admission
+        self.preemptions = 0
 
     @property
     def is_idle(self) -> bool:
         """There is nothing to compute."""
         return not (self._waiting or self._running)
 
-    @property
-    def reserved_tokens(self) -> int:
-        """Cache positions promised to running sequences."""
-        return sum(sequence.capacity for sequence in self._running)
-
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Its capacity must fit the cache by itself."""
-        if sequence.capacity > self._limits.cache_tokens:
-            raise ValueError(f"capacity {sequence.capacity} exceeds the cache's {self._limits.cache_tokens}")
+        """Queue a sequence. Its capacity must fit the pool by itself."""
+        if sequence.capacity > self._blocks.count * BLOCK_TOKENS:
+            raise ValueError(
+                f"capacity {sequence.capacity} exceeds the cache's {self._blocks.count * BLOCK_TOKENS}"
+            )
+        self._note_chain(sequence)
         self._waiting.append(sequence)
 
     def remove(self, request: int) -> Sequence | None:
-        """Take a request out, running or waiting; its place is free at once."""
+        """Take a request out, running or waiting; its place and its blocks are free at once."""
         for queue in (self._running, self._waiting):
             for sequence in queue:
                 if sequence.request == request:
                     queue.remove(sequence)
+                    self._blocks.release(sequence.table)
                     return sequence
         return None
 
     def plan(self) -> list[Chunk]:
-        """The chunks of the next step: decodes first, then prompts, oldest first."""
+        """The chunks of the next step: decodes first, then prompts. Blocks for all of them are there."""
+        decodes = self._plan_decodes()
         self._admit()
-        decodes = [
-            Chunk(sequence, sequence.computed, 1) for sequence in self._running if _is_decoding(sequence)
-        ]
         budget = self._limits.mixed_prefill_tokens if decodes else self._limits.prefill_tokens
-        return decodes + self._prefills(budget)
+        return decodes + self._plan_prefills(budget)
+
+    def computed(self, chunks: list[Chunk]) -> None:
+        """These chunks have keys and values now."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            table, full = sequence.table, sequence.computed // BLOCK_TOKENS
+            sequence.computed += chunk.count
+            for index in range(full, sequence.computed // BLOCK_TOKENS):
+                self._blocks.fill(table, sequence.tokens(index * BLOCK_TOKENS, BLOCK_TOKENS))
+
+    def _plan_decodes(self) -> list[Chunk]:
+        chunks = []
+        for sequence in [each for each in self._running if each.is_decoding]:
+            while sequence in self._running and not self._blocks.grow(sequence.table, sequence.length):
+                self._preempt(self._running[-1])
+            if sequence in self._running:
+                chunks.append(Chunk(sequence, sequence.computed, 1))
+        return [chunk for chunk in chunks if chunk.sequence in self._running]
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._blocks.release(sequence.table)
+        sequence.computed = 0
+        self._note_chain(sequence)
+        self._waiting.appendleft(sequence)
+        self.preemptions += 1
 
     def _admit(self) -> None:
-        reserved = self.reserved_tokens
-        while self._waiting and len(self._running) < self._limits.sequences:
-            reserved += self._waiting[0].capacity
-            if reserved > self._limits.cache_tokens:
+        """Take in who fits. A sequence takes the blocks for all that it has to read at once."""
+        expected = {each for sequence in self._running if not sequence.is_decoding for each in sequence.chain}
+        for sequence in list(self._waiting):
+            if len(self._running) >= self._limits.sequences:
                 return
-            self._running.append(self._waiting.popleft())
-
-    def _prefills(self, budget: int) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        for sequence in self._running:
-            if _is_decoding(sequence) or budget <= 0:
+            known = self._blocks.match(sequence.chain)
+            if known < len(sequence.chain) and sequence.chain[known] in expected:
                 continue
-            count = min(sequence.length - sequence.computed, budget)
-            chunks.append(Chunk(sequence, sequence.computed, count))
-            budget -= count
-        return chunks
+            if not self._place(sequence, sequence.chain[:known]):
+                return
+            expected.update(sequence.chain)
 
+    def _place(self, sequence: Sequence, known: tuple[bytes, ...]) -> bool:
+        self._blocks.share(sequence.table, known)
+        has_room = self._blocks.grow(sequence.table, sequence.length)
+        # One block for each that runs: else it would be thrown out again at once.
+        if not has_room or (self._running and self._blocks.available < len(self._running)):
+            self._blocks.release(sequence.table)
+            return False
+        sequence.computed = len(known) * BLOCK_TOKENS
+        if not sequence.output_ids:
+            sequence.cached_tokens = sequence.computed
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+        return True
 
-def _is_decoding(sequence: Sequence) -> bool:
-    return bool(sequence.output_ids) and sequence.computed == sequence.length - 1
+    def _note_chain(self, sequence: Sequence) -> None:
+        """At least one token must be left to compute: its row gives the next one."""
+        readable = sequence.tokens(0, sequence.length - 1)
+        sequence.chain = tuple(self._blocks.chain(sequence.table.scope, readable))
+
+    def _plan_prefills(self, budget: int) -> list[Chunk]:
+        reading = [each for each in self._running if not each.is_decoding]
+        if not reading:
+            return []
+        oldest = reading[0]
+        counts = {oldest: min(oldest.length - oldest.computed, -(-budget // 2))}
+        budget -= counts[oldest]
+        for sequence in sorted(reading, key=lambda each: each.length - each.computed):
+            given = counts.get(sequence, 0)
+            counts[sequence] = given + min(sequence.length - sequence.computed - given, budget)
+            budget -= counts[sequence] - given
+        return [Chunk(each, each.computed, counts[each]) for each in reading if counts[each]]

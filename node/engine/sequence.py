@@ -3,6 +3,7 @@
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
+from node.engine.block_manager import BlockTable
 from node.engine.text import AnswerText
 from overlay.wire.prompt import SamplerSpec
 
@@ -12,7 +13,9 @@ class Sequence:
     """Tokens of one request. With forced_ids it is a replay: the answer is given and only scored.
 
     max_output: most tokens that it may still produce, already cut to what the context leaves.
-    computed: how many tokens have keys and values in the cache.
+    table: where its keys and values are. computed: how many tokens have them.
+    chain: hashes of what it has to read, as far as they may be shared.
+    cached_tokens: how many of the prompt's were there already when it was first admitted.
     """
 
     request: int
@@ -24,7 +27,10 @@ class Sequence:
     text: AnswerText
     forced_ids: tuple[int, ...] | None = None
     output_ids: list[int] = field(default_factory=list)
+    table: BlockTable = field(default_factory=BlockTable)
+    chain: tuple[bytes, ...] = ()
     computed: int = 0
+    cached_tokens: int = 0
     submitted_at: float = 0.0
     started_at: float = 0.0
     prefilled_at: float = 0.0
@@ -34,6 +40,11 @@ class Sequence:
         """Cache positions that it may come to need: the last token sampled is never fed back."""
         answer = len(self.forced_ids) if self.forced_ids is not None else self.max_output
         return len(self.prompt_ids) + max(answer - 1, 0)
+
+    @property
+    def is_decoding(self) -> bool:
+        """All but its last token is computed, and that one was sampled."""
+        return bool(self.output_ids) and self.computed == self.length - 1
 
     @property
     def length(self) -> int:
@@ -57,12 +68,6 @@ class Chunk:
     sequence: Sequence
     start: int
     count: int
-
-    @property
-    def is_decode(self) -> bool:
-        """One token that was sampled before, rather than a part of the prompt."""
-        sequence = self.sequence
-        return sequence.forced_ids is None and self.start >= len(sequence.prompt_ids)
 
     @property
     def wanted(self) -> int:

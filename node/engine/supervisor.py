@@ -147,9 +147,11 @@ class Engine:
 
     @asynccontextmanager
     async def generate(
-        self, prompt: Prompt, *, cache: CacheScope = "session"
+        self, prompt: Prompt, *, cache: CacheScope = "session", session: bytes = b""
     ) -> AsyncGenerator[AsyncIterator[EngineEvent], None]:
         """Answer a prompt; the events end with GenerationFinished. Leaving the context cancels what is left.
+
+        cache: with whose prompts it may share what is computed; session: a secret name of the session, if there is one.
 
         Raises:
             UnknownModelError, EngineBusyError, EngineCrashedError: on entering.
@@ -164,7 +166,7 @@ class Engine:
         # Every event fits the buffer, so that a slow reader never holds up the others' tokens.
         room = min(prompt.sampler.max_tokens, card.context_tokens) + 3
         request, news = self._register(room, is_replay=False)
-        worker.post(Submit(request, card.model_id, prompt, cache))
+        worker.post(Submit(request, card.model_id, prompt, cache, session))
         try:
             async with aclosing(_events(news)) as events:
                 yield events
@@ -181,7 +183,7 @@ class Engine:
         async with self._replays:
             worker = self._ready_worker()
             request, news = self._register(1, is_replay=True)
-            worker.post(Submit(request, card.model_id, prompt, "none", tuple(output_ids)))
+            worker.post(Submit(request, card.model_id, prompt, "none", b"", tuple(output_ids)))
             try:
                 result = await news.receive()
             finally:

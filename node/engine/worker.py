@@ -9,9 +9,11 @@ import select
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.engine.block_manager import CACHE_KEY_BYTES, scope_of
 from node.engine.errors import EngineError, UnknownModelError
 from node.engine.protocol import (
     Beat,
@@ -92,6 +94,7 @@ def _serve(pipes: Pipes, configure: Configure) -> int:
     from node.engine.model_engine import ModelEngine
 
     settings = configure.settings
+    settings = replace(settings, cache_key=settings.cache_key or os.urandom(CACHE_KEY_BYTES))
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.set_grad_enabled(mode=False)
@@ -132,7 +135,9 @@ def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command 
     match command:
         case Submit():
             try:
-                _engine(engines, command.model_id).submit(command.request, command.prompt, command.forced_ids)
+                scope = scope_of(command.cache, command.session)
+                engine = _engine(engines, command.model_id)
+                engine.submit(command.request, command.prompt, command.forced_ids, scope)
             except EngineError as error:
                 pipes.send(Refused(command.request, report_error(error)))
         case Cancel():

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from node.engine.attention import KVCache, RaggedSpan, ragged_attention
+from node.engine.attention import KVPool, attend, paged_attention, plan_attention
+from node.engine.block_manager import BLOCK_TOKENS, BlockTable
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
 from node.engine.model_engine import to_half
 from node.engine.model_runner import top_candidates
@@ -14,7 +15,7 @@ from verify.fingerprint import FINGERPRINT_BYTES, decode_fingerprint
 
 pytestmark = pytest.mark.integration
 
-HEADS, GROUPS, DIM, TOTAL = 4, 2, 8, 12
+HEADS, GROUPS, DIM, TOTAL = 4, 2, 8, 3 * BLOCK_TOKENS
 CPU = torch.device("cpu")
 
 
@@ -29,31 +30,97 @@ def reference_attention(query, key, value, window):
     return (scores.softmax(dim=-1) @ value).transpose(0, 1)
 
 
-@pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("cuts", [(12,), (5, 7), (5, 1, 1, 1, 4), (1,) * 12])
-def test_attention_in_chunks_beside_strangers_is_attention(window, cuts):
-    generator = torch.Generator().manual_seed(1)
-    query, key, value = (
-        torch.randn(heads, TOTAL, DIM, generator=generator) for heads in (HEADS, GROUPS, GROUPS)
+def rows_of(generator, count):
+    """Query, key and value of so many tokens, [heads, tokens, dim] each."""
+    return [torch.randn(heads, count, DIM, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
+
+
+def chunk_of(blocks, start, count):
+    return SimpleNamespace(
+        sequence=SimpleNamespace(table=BlockTable(blocks=blocks)), start=start, count=count
     )
-    mine, stranger = (KVCache(1, GROUPS, TOTAL, DIM, torch.float32, CPU) for _ in range(2))
+
+
+def run_step(pool, window, *pieces):
+    """One layer over chunks with their (query, key, value); the output [tokens, heads, dim]."""
+    plan = plan_attention(pool, [chunk for chunk, _ in pieces], window, CPU)
+    flat = [torch.cat(parts, dim=1)[None] for parts in zip(*(rows for _, rows in pieces), strict=True)]
     module = SimpleNamespace(layer_idx=0)
+    output, _ = paged_attention(module, *flat, None, scaling=DIM**-0.5, plan=plan, sliding_window=window)
+    return output[0]
+
+
+def new_pool(blocks):
+    pool = KVPool(1, GROUPS, blocks * BLOCK_TOKENS, DIM, torch.float32, CPU)
+    pool.keys.fill_(math.nan)  # what was never written must never be read
+    pool.values.fill_(math.nan)
+    return pool
+
+
+CUTS = [(48,), (20, 28), (16, 1, 1, 1, 29), (31, 17), (1,) * 48]
+
+
+@pytest.mark.parametrize("window", [None, 4, 20])
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("blocks", [[1, 2, 3], [4, 1, 2], [5, 3, 1]])
+def test_attention_in_chunks_beside_strangers_is_attention(window, cuts, blocks):
+    generator = torch.Generator().manual_seed(1)
+    mine, pool = rows_of(generator, TOTAL), new_pool(6)
     parts, start = [], 0
     for count in cuts:
-        rows = slice(start, start + count)
-        noise = [torch.randn(heads, 3, DIM, generator=generator) for heads in (HEADS, GROUPS, GROUPS)]
-        flat = [
-            torch.cat([other, own[:, rows]], dim=1)[None]
-            for other, own in zip(noise, (query, key, value), strict=True)
-        ]
-        spans = (RaggedSpan(stranger, 0, 3), RaggedSpan(mine, start, count))
-        output, _ = ragged_attention(
-            module, *flat, None, scaling=DIM**-0.5, spans=spans, sliding_window=window
-        )
-        parts.append(output[0, 3:])
+        own = [part[:, start : start + count] for part in mine]
+        stranger = (chunk_of([0], 0, 3), rows_of(generator, 3))
+        parts.append(run_step(pool, window, stranger, (chunk_of(blocks, start, count), own))[3:])
         start += count
-    expected = reference_attention(query, key, value, window)
-    torch.testing.assert_close(torch.cat(parts), expected)
+    torch.testing.assert_close(torch.cat(parts), reference_attention(*mine, window))
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("shared", [[1, 2], [4, 2]])
+def test_answers_that_share_a_beginning_attend_as_if_alone(window, shared):
+    generator = torch.Generator().manual_seed(3)
+    pool = new_pool(9)
+    common = rows_of(generator, 2 * BLOCK_TOKENS)
+    run_step(pool, window, (chunk_of(shared, 0, 32), common))
+    tails = [rows_of(generator, count) for count in (5, 1, 9)]
+    tables = [[*shared, 6], [*shared, 3], [*shared, 8]]
+    for table, tail in zip(tables, tails, strict=True):
+        if (before := tail[0].shape[1] - 1) > 0:
+            run_step(pool, window, (chunk_of(table, 32, before), [part[:, :before] for part in tail]))
+    decodes = [
+        (chunk_of(table, 31 + tail[0].shape[1], 1), [part[:, -1:] for part in tail])
+        for table, tail in zip(tables, tails, strict=True)
+    ]
+    outputs = run_step(pool, window, *decodes)
+    for output, tail in zip(outputs, tails, strict=True):
+        whole = [torch.cat(parts, dim=1) for parts in zip(common, tail, strict=True)]
+        torch.testing.assert_close(output, reference_attention(*whole, window)[-1])
+
+
+@pytest.mark.parametrize("kind", ["plain", "causal", "masked"])
+def test_attention_on_other_devices_is_what_the_cpu_gives(kind):
+    query, key, value = (part[None] for part in rows_of(torch.Generator().manual_seed(5), 9))
+    key, value = (part.repeat_interleave(HEADS // GROUPS, dim=1) for part in (key, value))
+    terms = {
+        "plain": {},
+        "causal": {"is_causal": True},
+        "masked": {"mask": torch.rand(9, 9).fill_diagonal_(1.0) > 0.5},
+    }[kind]
+    fast = attend(query, key, value, 0.3, **terms)
+    written_out = attend(OtherDevice(query), key, value, 0.3, **terms)
+    torch.testing.assert_close(fast, written_out)
+
+
+class OtherDevice:
+    """A tensor that says it is elsewhere, so that the general way is taken."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, tensor):
+        self._tensor = tensor
+
+    def __matmul__(self, other):
+        return self._tensor @ other
 
 
 def test_candidates_are_ordered_and_ties_go_to_the_lower_id():

@@ -1,0 +1,148 @@
+"""A request's tokens are its nonce's: whatever company it has, whatever is cached, whatever is thrown out meanwhile."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from node.engine.block_manager import BLOCK_TOKENS
+from node.engine.events import GenerationFinished, PromptPrefilled, TokensDecoded
+from node.engine.model_engine import ModelEngine
+from node.engine.models import ModelStore
+from node.engine.pull import pull
+from node.engine.settings import EngineSettings
+from node.engine.sources import parse_source
+from overlay.wire.prompt import Prompt, SamplerSpec
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+NONCE = bytes(range(32))
+PAGE = "In the year that the lighthouse was built, the harbour had nine boats and one crane. "
+TOPICS = ("cats", "rain", "iron", "bread", "the sea", "the moon", "tea", "clocks")
+PROMPTS = [f"{PAGE * (1 + 3 * index)}Now a page about {topic}:" for index, topic in enumerate(TOPICS)]
+GREEDY_PROMPTS, GREEDY_TOKENS = 20, 128
+
+
+@pytest.fixture(
+    scope="module", params=["smollm2-135m", pytest.param("gemma3-270m", marks=pytest.mark.models)]
+)
+def folder(request):
+    store = ModelStore(Path(os.environ.get("CLOVE_MODELS") or Path(__file__).parents[2] / ".models"))
+    return pull(store, parse_source(request.param)).folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def start(folder, **settings):
+    return ModelEngine(folder, EngineSettings(cache_key=bytes(16), **settings), "cpu", time.perf_counter)
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    return start(folder)
+
+
+def submit(engine, request, text, scope=None, tokens=24, temperature=0.8):
+    spec = SamplerSpec(max_tokens=tokens, temperature=temperature)
+    engine.submit(request, Prompt(model="any", text=text, sampler=spec, nonce=NONCE), cache_scope=scope)
+
+
+def drain(engine):
+    """Ids and cached tokens of each request."""
+    ids, cached, ended = {}, {}, []
+    while not engine.is_idle:
+        for request, event in engine.step():
+            match event:
+                case PromptPrefilled():
+                    cached[request] = event.cached_tokens
+                case TokensDecoded():
+                    ids.setdefault(request, []).extend(event.ids)
+                case GenerationFinished():
+                    ended.append(request)
+    assert sorted(ended) == sorted(ids)
+    return [ids[request] for request in sorted(ids)], [cached[request] for request in sorted(cached)]
+
+
+@pytest.fixture(scope="module")
+def alone(engine):
+    """The tokens of each prompt when it is the only one."""
+    found = []
+    for request, text in enumerate(PROMPTS):
+        submit(engine, request, text)
+        found += drain(engine)[0]
+    return found
+
+
+def test_in_a_batch_of_eight(engine, alone):
+    for request, text in enumerate(PROMPTS):
+        submit(engine, request, text)
+    together, cached = drain(engine)
+    assert together == alone
+    assert cached == [0] * 8
+
+
+def test_after_a_hit_on_a_prefix(engine, alone):
+    for request, text in enumerate(PROMPTS):
+        submit(engine, request, text, b"first")
+    fresh, _ = drain(engine)
+    for request, text in enumerate(PROMPTS):
+        submit(engine, request, text, b"first")
+    again, cached = drain(engine)
+    assert fresh == again == alone
+    assert all(hit >= BLOCK_TOKENS for hit in cached)
+
+
+def test_while_all_share_one_long_prefix(engine):
+    shared = PAGE * 12
+    for request, topic in enumerate(TOPICS):
+        submit(engine, request, shared + topic)
+    apart, _ = drain(engine)
+    for request, topic in enumerate(TOPICS):
+        submit(engine, request, shared + topic, b"second")
+    together, cached = drain(engine)
+    assert together == apart
+    assert cached[0] == 0
+    assert min(cached[1:]) >= 12 * BLOCK_TOKENS
+
+
+def test_after_being_thrown_out_for_want_of_blocks(folder, engine):
+    texts, tokens = PROMPTS[:2], 80
+    for request, text in enumerate(texts):
+        submit(engine, request, text, tokens=tokens)
+    undisturbed, _ = drain(engine)
+    blocks = (
+        max(len(engine._tokenizer.encode(_as_prompt(text))) + tokens for text in texts) // BLOCK_TOKENS + 1
+    )
+    small = start(folder, cache_bytes=blocks * BLOCK_TOKENS * engine._runner.cache_bytes_per_token)
+    for scope in (None, b"third"):
+        before = small._scheduler.preemptions
+        for request, text in enumerate(texts):
+            submit(small, request, text, scope, tokens=tokens)
+        found, _ = drain(small)
+        assert small._scheduler.preemptions > before
+        assert found == undisturbed
+        assert small._blocks.available == blocks
+
+
+def _as_prompt(text):
+    return Prompt(model="any", text=text, sampler=SamplerSpec(), nonce=NONCE)
+
+
+def test_greedy_answers_are_those_of_transformers(folder, engine):
+    """Every token is the most likely one by transformers' own forward pass: what its greedy generate gives."""
+    questions = [f"{topic} and {other}: {PAGE}" for topic in TOPICS for other in TOPICS[:3]][:GREEDY_PROMPTS]
+    for request, text in enumerate(questions):
+        submit(engine, request, text, tokens=GREEDY_TOKENS, temperature=0.0)
+    answers, _ = drain(engine)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for text, ids in zip(questions, answers, strict=True):
+        prompt = engine._tokenizer.encode(_as_prompt(text))
+        logits = reference(torch.tensor([[*prompt, *ids[:-1]]])).logits[0, len(prompt) - 1 :]
+        assert logits.argmax(dim=-1).tolist() == ids
