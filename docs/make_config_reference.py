@@ -40,6 +40,8 @@ PURPOSE = {
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
     "engine.threads": "CPU threads of the engine; 0: all cores",
     "engine.max_batch": "answers generated at once",
+    "engine.cache_mb": "MiB for keys and values of each model: of running answers, and of beginnings that are "
+    "kept for later prompts",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",
     "api.host": "where the local API listens; anything but loopback needs `api.key`",
     "api.port": "its port; 0 takes a free one",

@@ -42,7 +42,7 @@ from overlay.wire.answer import (
     TokensGenerated,
 )
 from overlay.wire.descriptor import ModelOffer
-from overlay.wire.prompt import Prompt
+from overlay.wire.prompt import SESSION_BYTES, Prompt
 from verify.answer import AnswerRecord
 from verify.record_codec import encode_record
 
@@ -159,6 +159,7 @@ class NodeService:
         self.is_draining = False
         self.under_way = 0
         """Answers that its owner is getting."""
+        self._session = secrets.token_bytes(SESSION_BYTES)  # all that its owner asks of this very node
         self._identity = identity
         self._switch = switch
         self._client = client
@@ -225,7 +226,7 @@ class NodeService:
 
         async def write() -> None:
             async with send:
-                await writer.write(prompt, blinding, "session", send.send)
+                await writer.write(prompt, blinding, send.send, cache="session", session=self._session)
 
         async def events() -> AsyncIterator[AnswerEvent]:
             async for event in receive:

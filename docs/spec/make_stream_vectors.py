@@ -6,6 +6,7 @@ Byte strings are hex. `refused` holds what a decoder must not accept.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from crypto.dispersal import disperse
 from crypto.identity import NodeId
@@ -31,7 +32,7 @@ VECTORS = Path(__file__).parent / "vectors"
 _draw = fixed_entropy("clovenet stream vectors 1")
 NONCE, SECRET, BLINDING, NODE = _draw(32), _draw(32), _draw(32), NodeId(_draw(32))
 PATHS = tuple(ReplyPath(NodeId(_draw(32)), _draw(16)) for _ in range(3))
-MID = _draw(16)
+MID, SESSION = _draw(16), _draw(16)
 TERMS = AnswerTerms(NODE, SECRET, k=2, n=3)
 CHAT = Prompt(
     model="smollm2-135m",
@@ -50,7 +51,7 @@ EVENTS = (
 )
 
 
-def a_message(prompt: Prompt) -> PromptMessage:
+def a_message(prompt: Prompt, cache: Literal["none", "session"] = "none") -> PromptMessage:
     """M with every other field fixed."""
     return PromptMessage(
         prompt=prompt,
@@ -60,8 +61,15 @@ def a_message(prompt: Prompt) -> PromptMessage:
         paths=PATHS,
         k=2,
         forward="group",
-        cache="none",
+        cache=cache,
+        session=SESSION if cache == "session" else b"",
     )
+
+
+def _with_stray_session(data: bytes) -> bytes:
+    """M of a prompt that shares nothing, with a byte where its session's name is empty."""
+    record = data[4 : 4 + int.from_bytes(data[:4], "big")].removesuffix(b"\xc4\0") + b"\xc4\1x"
+    return (len(record).to_bytes(4, "big") + record).ljust(len(data), b"\0")
 
 
 def _refuse(*cases: tuple[str, bytes]) -> list[Vector]:
@@ -70,7 +78,7 @@ def _refuse(*cases: tuple[str, bytes]) -> list[Vector]:
 
 def make_prompts() -> Vector:
     """M as a conversation and as a text, an update, and what is neither."""
-    chat, text = (encode_prompt_message(a_message(prompt)) for prompt in (CHAT, TEXT))
+    chat, text = encode_prompt_message(a_message(CHAT, "session")), encode_prompt_message(a_message(TEXT))
     update = encode_update(UPDATE)
     sealed = close_update(update_key(TERMS), MID, 5, UPDATE)
     return {
@@ -80,7 +88,8 @@ def make_prompts() -> Vector:
             ("padded more than needed", chat.ljust(1536, b"\0")),
             ("a byte in the padding", chat[:-1] + b"\1"),
             ("a length over the size", b"\0\0\xff\xff" + chat[4:]),
-            ("another format", chat[:5] + b"\2" + chat[6:]),
+            ("another format", chat[:5] + b"\1" + chat[6:]),
+            ("a session's name where nothing is shared", _with_stray_session(text)),
         ),
         "updates": [
             {

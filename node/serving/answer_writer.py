@@ -1,6 +1,6 @@
 """One prompt through the engine, as the events that its author gets: text as it comes, how it ended, the receipt."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from crypto.entropy import Entropy
@@ -15,6 +15,7 @@ from node.engine.errors import (
 )
 from node.engine.events import (
     CacheScope,
+    EngineEvent,
     GenerationFinished,
     ModelCard,
     PromptPrefilled,
@@ -70,27 +71,34 @@ class AnswerWriter:
         self._entropy = entropy
         self._unix_time = unix_time
 
-    async def write(self, prompt: Prompt, blinding: bytes, cache: CacheScope, emit: Emit) -> None:
-        """Answer one prompt. What goes wrong is an AnswerFailed, too; cancelling frees what the engine holds."""
+    async def write(
+        self, prompt: Prompt, blinding: bytes, emit: Emit, *, cache: CacheScope, session: bytes
+    ) -> None:
+        """Answer one prompt. What goes wrong is an AnswerFailed, too; cancelling frees what the engine holds.
+
+        cache, session: as in `PromptMessage`.
+        """
         try:
-            await self._write(prompt, blinding, cache, emit)
+            async with self._engine.generate(prompt, cache=cache, session=session) as events:
+                await self._pass_on(prompt, blinding, events, emit)
         except EngineError as error:
             await emit(explain_failure(error))
 
-    async def _write(self, prompt: Prompt, blinding: bytes, cache: CacheScope, emit: Emit) -> None:
+    async def _pass_on(
+        self, prompt: Prompt, blinding: bytes, events: AsyncIterator[EngineEvent], emit: Emit
+    ) -> None:
         trace = _Trace()
-        async with self._engine.generate(prompt, cache=cache) as events:
-            async for event in events:
-                match event:
-                    case PromptPrefilled():
-                        trace.prefilled = event
-                    case TokensDecoded(ids, text):
-                        trace.add(event)
-                        self._count_tokens(len(ids))
-                        await emit(TokensGenerated(text, len(ids)))
-                    case GenerationFinished():
-                        await emit(_finished(event))
-                        await emit(ReceiptIssued(self._sign(prompt, blinding, trace, event)))
+        async for event in events:
+            match event:
+                case PromptPrefilled():
+                    trace.prefilled = event
+                case TokensDecoded(ids, text):
+                    trace.add(event)
+                    self._count_tokens(len(ids))
+                    await emit(TokensGenerated(text, len(ids)))
+                case GenerationFinished():
+                    await emit(_finished(event))
+                    await emit(ReceiptIssued(self._sign(prompt, blinding, trace, event)))
 
     def _sign(self, prompt: Prompt, blinding: bytes, trace: _Trace, end: GenerationFinished) -> bytes:
         if trace.prefilled is None:

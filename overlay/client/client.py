@@ -20,6 +20,7 @@ from overlay.client.pooled_circuit import PooledCircuit
 from overlay.errors import AnswerError, LocalProtocolError
 from overlay.protocol.envelope import SealingTarget
 from overlay.protocol.request import RequestTerms, open_request
+from overlay.protocol.session import SessionNames
 from overlay.protocol.stream import (
     AnswerReceiver,
     AnswerTiming,
@@ -75,6 +76,7 @@ class Client:
         self._terms = terms
         self._entropy = entropy
         self._unix_time = unix_time
+        self._sessions = SessionNames(entropy)
         self._shunned: dict[NodeId, float] = {}  # until when, by model node
 
     def warm(self, model: str | None = None) -> None:
@@ -193,6 +195,7 @@ class Client:
                 self._terms.request,
                 unix_time=self._unix_time(),
                 entropy=self._entropy,
+                session=self._sessions.name(prompt, node.node_id, trio.current_time()),
             )
         except LocalProtocolError as error:
             raise AnswerError("prompt_not_sendable", str(error)) from None

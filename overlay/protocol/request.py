@@ -100,8 +100,12 @@ def open_request(
     *,
     unix_time: float,
     entropy: Entropy,
+    session: bytes = b"",
 ) -> Request:
-    """Makes a request of a prompt. Raises LocalProtocolError where it can't be sent (too long, bad k)."""
+    """Makes a request of a prompt. Raises LocalProtocolError where it can't be sent (too long, bad k).
+
+    session: the name (`SessionNames`) that goes with it where the terms say that it may share with its session.
+    """
     if not 1 <= terms.k <= len(paths) <= MAX_PATHS:
         raise LocalProtocolError(f"{terms.k} of {len(paths)} paths: n is at most {MAX_PATHS}, k at most n")
     if not 0 < terms.lifetime_s <= MAX_PROMPT_LIFETIME_S:
@@ -115,6 +119,7 @@ def open_request(
         k=terms.k,
         forward=terms.forward,
         cache=terms.cache,
+        session=session if terms.cache == "session" else b"",
     )
     encoded = encode_prompt_message(message)
     if EPOCH_BYTES + SEALED_OVERHEAD_BYTES + 1 + clove_bytes(len(encoded), terms.k) > MAX_SEALED_BYTES:

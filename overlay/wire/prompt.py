@@ -9,6 +9,7 @@ ModelId = NewType("ModelId", str)
 """Hash of what decides a model's output: weights, tokenizer, chat template. `m-` and 40 hex digits."""
 
 MAX_TOP_K = 64
+SESSION_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,10 @@ class ReplyPath:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptMessage:
-    """M, the whole request as the model node reads it. response_secret and blinding are 32 bytes."""
+    """M, the whole request as the model node reads it. response_secret and blinding are 32 bytes.
+
+    session: names what cache "session" shares with, SESSION_BYTES long; empty where nothing is shared, or with all.
+    """
 
     prompt: Prompt
     expires_unix: int
@@ -67,3 +71,4 @@ class PromptMessage:
     k: int
     forward: Literal["none", "group"] = "none"
     cache: Literal["none", "session", "public"] = "session"
+    session: bytes = field(default=b"", repr=False)

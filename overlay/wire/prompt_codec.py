@@ -10,7 +10,15 @@ from crypto.errors import DecodeError
 from crypto.identity import NodeId
 from overlay.errors import LocalProtocolError
 from overlay.wire.limits import MAX_PATHS, MAX_PROMPT_BYTES
-from overlay.wire.prompt import MAX_TOP_K, ChatMessage, Prompt, PromptMessage, ReplyPath, SamplerSpec
+from overlay.wire.prompt import (
+    MAX_TOP_K,
+    SESSION_BYTES,
+    ChatMessage,
+    Prompt,
+    PromptMessage,
+    ReplyPath,
+    SamplerSpec,
+)
 from overlay.wire.records import (
     pack_record,
     read_array,
@@ -22,7 +30,7 @@ from overlay.wire.records import (
     unpack_record,
 )
 
-FORMAT = 1
+FORMAT = 2
 SMALLEST_MESSAGE_BYTES = 1024
 MAX_MODEL_BYTES = 128
 MAX_CHAT_MESSAGES = 1024
@@ -91,12 +99,13 @@ def _fields_of(message: PromptMessage) -> tuple[object, ...]:
         message.k,
         message.forward,
         message.cache,
+        message.session,
     )
 
 
 def _read_message(fields: list[object]) -> PromptMessage:
-    version, model, turns, text, sampler, nonce, *rest = read_fields(fields, 13)
-    expires_unix, response_secret, blinding, paths, k, forward, cache = rest
+    version, model, turns, text, sampler, nonce, *rest = read_fields(fields, 14)
+    expires_unix, response_secret, blinding, paths, k, forward, cache, session = rest
     read_integer(version, FORMAT, FORMAT)
     reply_paths = tuple(read_reply_path(path) for path in read_array(paths, MAX_PATHS))
     return PromptMessage(
@@ -108,7 +117,15 @@ def _read_message(fields: list[object]) -> PromptMessage:
         k=read_integer(k, 1, len(reply_paths)),
         forward=cast("Literal['none', 'group']", _read_choice(forward, FORWARDS)),
         cache=cast("Literal['none', 'session', 'public']", _read_choice(cache, CACHES)),
+        session=_read_session(session, cache),
     )
+
+
+def _read_session(value: object, cache: object) -> bytes:
+    session = read_octets(value, 0, SESSION_BYTES)
+    if session and (cache != "session" or len(session) != SESSION_BYTES):
+        raise DecodeError("prompt: a session's name where none is due, or of a wrong length")
+    return session
 
 
 def _read_prompt(model: object, turns: object, text: object, sampler: object, nonce: object) -> Prompt:

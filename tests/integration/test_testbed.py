@@ -75,6 +75,18 @@ def test_ask_as_json_accounts_for_circuits_and_cloves(network):
     assert account["completion_tokens"] <= 8
 
 
+def test_what_one_conversation_computed_is_there_for_its_next_prompt_and_for_no_other(network):
+    question = "Tell me, in one sentence, what a lighthouse keeper does in the evening."
+    asked = [
+        network.json("ask", "--max-tokens", "4", text) for text in (question, question, f"Now {question}")
+    ]
+    first, again, other = (answer["account"] for answer in asked)
+    assert again["node"] == first["node"]
+    assert first["cached_tokens"] == 0
+    assert 16 <= again["cached_tokens"] < again["prompt_tokens"]
+    assert other["cached_tokens"] == 0
+
+
 def test_chat_keeps_the_conversation(network):
     talk = network.clove("chat", "--max-tokens", "16", stdin="My name is Ada.\nWhat did I just say?\n/exit\n")
     assert talk.stdout.strip()

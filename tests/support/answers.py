@@ -89,6 +89,10 @@ def prompts(draw: st.DrawFn) -> Prompt:
 @st.composite
 def prompt_messages(draw: st.DrawFn) -> PromptMessage:
     paths = draw(st.lists(reply_paths, min_size=1, max_size=8).map(tuple))
+    cache = draw(st.sampled_from(["none", "session", "public"]))
+    names = (
+        st.just(b"") if cache != "session" else st.one_of(st.just(b""), st.binary(min_size=16, max_size=16))
+    )
     return PromptMessage(
         prompt=draw(prompts()),
         expires_unix=draw(st.integers(0, 2**64 - 1)),
@@ -97,7 +101,8 @@ def prompt_messages(draw: st.DrawFn) -> PromptMessage:
         paths=paths,
         k=draw(st.integers(1, len(paths))),
         forward=draw(st.sampled_from(["none", "group"])),
-        cache=draw(st.sampled_from(["none", "session", "public"])),
+        cache=cache,
+        session=draw(names),
     )
 
 

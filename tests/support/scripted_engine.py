@@ -37,7 +37,9 @@ class ScriptedEngine:
         self._longest_token = longest_token
 
     @asynccontextmanager
-    async def generate(self, prompt: Prompt, *, cache: str) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+    async def generate(
+        self, prompt: Prompt, *, cache: str, session: bytes
+    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         if prompt.model not in (CARD.alias, CARD.model_id):
             raise UnknownModelError(prompt.model, (CARD.alias,))
         if self.generating >= self._slots:

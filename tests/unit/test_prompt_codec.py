@@ -103,6 +103,9 @@ def test_too_long_a_prompt_is_refused_with_its_length():
         a_message(response_secret=b""),
         a_message(forward="everyone"),
         a_message(cache="for ever"),
+        a_message(session=b"short"),
+        a_message(cache="none", session=bytes(16)),
+        a_message(cache="public", session=bytes(16)),
     ],
 )
 def test_a_value_out_of_bounds_is_never_sent(message):

@@ -38,7 +38,7 @@ def test_files_are_what_the_script_makes(name):
 
 def test_messages():
     chat, text = (decode_prompt_message(unhex(case["bytes"])) for case in PROMPTS["messages"])
-    assert chat == made.a_message(made.CHAT)
+    assert chat == made.a_message(made.CHAT, "session")
     assert text == made.a_message(made.TEXT)
 
 
