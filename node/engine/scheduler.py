@@ -26,7 +26,7 @@ class BatchLimits:
 
     sequences: int = 8
     prefill_tokens: int = 512
-    mixed_prefill_tokens: int = 96
+    mixed_prefill_tokens: int = 64
 
 
 class Scheduler:
