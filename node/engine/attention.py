@@ -77,7 +77,7 @@ class Window:
 
     rows: slice
     runs: tuple[tuple[int, int], ...]
-    mask: torch.Tensor
+    mask: torch.Tensor  # to be added to the scores
 
     def attend(self, step: "LayerStep") -> Attended:
         """Masked, over a copy: windows are short."""
@@ -150,7 +150,7 @@ def plan_attention(
         placed.append((chunk, slice(first, first + chunk.count)))
         first += chunk.count
     full = _full_parts(placed, device)
-    windowed = [] if window is None else _windowed_parts(placed, window, device)
+    windowed = [] if window is None else _windowed_parts(placed, window, pool)
     return AttentionPlan(pool, torch.tensor(slots, device=device), tuple(full), tuple(windowed))
 
 
@@ -196,7 +196,7 @@ def _shared_parts(group: Sequence[_Rows], device: torch.device) -> list[Placed]:
     return parts
 
 
-def _windowed_parts(placed: Sequence[_Rows], window: int, device: torch.device) -> list[Placed]:
+def _windowed_parts(placed: Sequence[_Rows], window: int, pool: KVPool) -> list[Placed]:
     parts: list[Placed] = []
     for chunk, rows in placed:
         table, end = chunk.sequence.table, chunk.start + chunk.count
@@ -206,7 +206,7 @@ def _windowed_parts(placed: Sequence[_Rows], window: int, device: torch.device) 
         elif end <= window:
             parts += _in_order([*(Past(rows, *run) for run in table.runs(chunk.start)), Itself(rows)])
         else:
-            mask = _window_mask(chunk, begin, window, device)
+            mask = _window_mask(chunk, begin, window, pool)
             parts += _in_order([Window(rows, tuple(table.runs(end, begin)), mask)])
     return parts
 
@@ -216,11 +216,13 @@ def _in_order(parts: Sequence[Part], *, begins: bool = True, ends: bool = True) 
     return [Placed(part, begins and index == 0, ends and index == last) for index, part in enumerate(parts)]
 
 
-def _window_mask(chunk: Chunk, begin: int, window: int, device: torch.device) -> torch.Tensor:
-    """True where a row of the chunk may see a position from `begin` on."""
+def _window_mask(chunk: Chunk, begin: int, window: int, pool: KVPool) -> torch.Tensor:
+    """0 where a row of the chunk may see a position from `begin` on, else minus infinity."""
+    device = pool.keys.device
     queries = torch.arange(chunk.start, chunk.start + chunk.count, device=device)[:, None]
     positions = torch.arange(begin, chunk.start + chunk.count, device=device)[None, :]
-    return (positions <= queries) & (positions > queries - window)
+    seen = (positions <= queries) & (positions > queries - window)
+    return torch.zeros(seen.shape, dtype=pool.keys.dtype, device=device).masked_fill(~seen, -math.inf)
 
 
 def paged_attention(
@@ -278,19 +280,18 @@ def attend(
     if query.device.type == "cpu":
         # The public function does not give the log-sum-exp.
         found: Attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001
-            query, keys, values, is_causal=is_causal, attn_mask=_additive(mask, query.dtype), scale=scaling
+            query,
+            keys,
+            values,
+            is_causal=is_causal,
+            attn_mask=None if mask is None else mask[None, None],
+            scale=scaling,
         )
         return found
     scores = (query @ keys.transpose(-1, -2)).float() * scaling
     if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        mask = torch.full(scores.shape[-2:], -math.inf, device=scores.device).triu(1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = scores + mask
     total = scores.logsumexp(dim=-1)
     return torch.exp(scores - total[..., None]).to(values.dtype) @ values, total
-
-
-def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    if mask is None:
-        return None
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -math.inf)[None, None]

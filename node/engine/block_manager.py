@@ -22,7 +22,7 @@ the tables' lengths.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -105,17 +105,20 @@ class BlockManager:
     Args:
         count: blocks in the pool.
         key: keys the hashes, so that they tell a stranger nothing; CACHE_KEY_BYTES long.
+        tell: is told what becomes sharable and what is gone, in order.
     """
 
-    def __init__(self, count: int, key: bytes) -> None:
+    def __init__(
+        self, count: int, key: bytes, tell: Callable[[CacheEvent], None] = lambda _event: None
+    ) -> None:
         self.count = count
+        self._tell = tell
         self._key = key
         self._free = set(range(count))
         self._references: Counter[int] = Counter()
         self._kept: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._by_hash: dict[bytes, int] = {}
         self._hashes: dict[int, bytes] = {}
-        self._events: list[CacheEvent] = []
 
     @property
     def available(self) -> int:
@@ -125,11 +128,6 @@ class BlockManager:
     def references(self, block: int) -> int:
         """How many tables list a block."""
         return self._references[block]
-
-    def drain_events(self) -> list[CacheEvent]:
-        """What became sharable and what is gone since the last call, in order."""
-        events, self._events = self._events, []
-        return events
 
     def chain(self, scope: bytes | None, tokens: Sequence[int]) -> list[bytes]:
         """The hashes of the full blocks of these tokens; none without a scope."""
@@ -179,7 +177,7 @@ class BlockManager:
             if found not in self._by_hash:  # else another sequence computed the same meanwhile
                 self._by_hash[found] = block
                 self._hashes[block] = found
-                self._events.append(BlockStored(found, parent))
+                self._tell(BlockStored(found, parent))
 
     def release(self, table: BlockTable) -> None:
         """A table is not needed any more. Its last blocks are evicted first: they are of use to the fewest."""
@@ -213,7 +211,7 @@ class BlockManager:
             block, _none = self._kept.popitem(last=False)
             found = self._hashes.pop(block)
             del self._by_hash[found]
-            self._events.append(BlockEvicted(found))
+            self._tell(BlockEvicted(found))
             self._free.add(block)
 
     def _start_of_run(self) -> int:

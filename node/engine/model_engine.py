@@ -14,7 +14,7 @@ import torch
 
 from crypto.seeded import prompt_hash
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager, BlockTable
-from node.engine.errors import PromptRefusedError, PromptTooLongError
+from node.engine.errors import ModelError, PromptRefusedError, PromptTooLongError
 from node.engine.events import (
     EngineEvent,
     FinishReason,
@@ -36,6 +36,8 @@ from node.engine.tokenizer import PromptTokenizer
 from overlay.wire.prompt import Prompt
 
 _LOWEST_HALF = -65504.0
+FEWEST_BLOCKS = 8
+"""A context of 128 tokens: with less a model is of no use."""
 
 Clock = Callable[[], float]
 Output = tuple[int, EngineEvent | Replay]
@@ -60,7 +62,13 @@ class ModelEngine:
         self._runner = ModelRunner(folder, manifest.alias, device)
         self._tokenizer = PromptTokenizer(folder)
         self._clock = clock
-        blocks = settings.cache_bytes // (BLOCK_TOKENS * self._runner.cache_bytes_per_token)
+        block_bytes = BLOCK_TOKENS * self._runner.cache_bytes_per_token
+        blocks = settings.cache_bytes // block_bytes
+        if blocks < FEWEST_BLOCKS:
+            raise ModelError(
+                f"model {manifest.alias}: {settings.cache_bytes >> 20} MiB for keys and values are too few; "
+                f"set engine.cache_mb to {(FEWEST_BLOCKS * block_bytes >> 20) + 1} or more"
+            )
         self._runner.reserve(blocks)
         self._blocks = BlockManager(blocks, settings.cache_key)
         self._scheduler = Scheduler(BatchLimits(sequences=settings.max_batch), self._blocks)
@@ -199,7 +207,9 @@ class ModelEngine:
 
     def _score(self, chunk: Chunk, rows: torch.Tensor) -> list[Output]:
         sequence = chunk.sequence
-        scores = self._scores.setdefault(sequence.request, Scores())
+        if chunk.start == 0:  # it may have been thrown out, and begin anew
+            self._scores[sequence.request] = Scores()
+        scores = self._scores[sequence.request]
         score_rows(scores, sequence, rows, self._runner)
         if sequence.computed < sequence.length:
             return []

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from node.engine.block_manager import BLOCK_TOKENS
-from node.engine.events import GenerationFinished, PromptPrefilled, TokensDecoded
+from node.engine.events import GenerationFinished, PromptPrefilled, Replay, TokensDecoded
 from node.engine.model_engine import ModelEngine
 from node.engine.models import ModelStore
 from node.engine.pull import pull
@@ -41,7 +41,9 @@ def _no_gradients():
 
 
 def start(folder, **settings):
-    return ModelEngine(folder, EngineSettings(cache_key=bytes(16), **settings), "cpu", time.perf_counter)
+    engine = ModelEngine(folder, EngineSettings(cache_key=bytes(16), **settings), "cpu", time.perf_counter)
+    engine._tokenizer.end_ids = frozenset()  # every answer is as long as it may be
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,25 @@ def test_after_being_thrown_out_for_want_of_blocks(folder, engine):
         assert small._scheduler.preemptions > before
         assert found == undisturbed
         assert small._blocks.available == blocks
+
+
+def test_a_replay_that_is_thrown_out_begins_anew(engine, alone):
+    prompt = Prompt(
+        model="any", text=PROMPTS[1], sampler=SamplerSpec(max_tokens=24, temperature=0.8), nonce=NONCE
+    )
+    engine.submit(0, _as_prompt(PROMPTS[2]))
+    engine.step()  # so that the replay is read in small parts beside it
+    engine.submit(1, prompt, tuple(alone[1]))
+    found = []
+    while 1 not in engine._scores:
+        found += engine.step()
+    engine._scheduler._preempt(engine._scheduler._running[-1])
+    while not any(isinstance(event, Replay) for _, event in found):
+        found += engine.step()
+    engine.cancel(0)
+    (replay,) = [event for _, event in found if isinstance(event, Replay)]
+    assert max(replay.margins) < 1e-3
+    assert len(replay.margins) == len(alone[1])
 
 
 def _as_prompt(text):
