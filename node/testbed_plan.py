@@ -12,12 +12,14 @@ from pathlib import Path
 
 from crypto.identity import IdentityKey
 from node.config import Config, load_config
-from node.errors import UsageError
+from node.errors import NodeError, UsageError
 from node.home import Home
 from overlay.transport.addresses import peer_id_text
 
 MAX_NODES = 200
 _LOOPBACK = "127.0.0.1"
+_PORTS = range(20_000, 32_000)
+_PORT_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,23 @@ def _names(roles: list[str]) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now: all are held until the last is found, so no two are the same."""
+    """Ports that are free now: all are held until the last is found, so no two are the same.
+
+    Drawn from below those that the system gives to outgoing connections: one of these, opened before the node that
+    the port is for has started, would have it.
+    """
     with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((_LOOPBACK, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        ports: list[int] = []
+        for _ in range(_PORT_TRIES * count):
+            port = _PORTS.start + secrets.randbelow(len(_PORTS))
+            try:
+                held.enter_context(socket.socket()).bind((_LOOPBACK, port))
+            except OSError:
+                continue
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+        raise NodeError(f"no {count} ports are free among {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 def _plan_node(home: Home, name: str, role: str, port: int) -> NodePlan:

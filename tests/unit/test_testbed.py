@@ -1,10 +1,13 @@
 """The plan of a local network, and what a person is told when it can't come up."""
 
 import json
+import socket
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from node import testbed_plan
 from node.config import load_config
 from node.errors import ConfigError, NoDaemonError, UsageError
 from node.home import Home
@@ -40,6 +43,20 @@ def test_first_node_is_the_bootstrap_relay_and_last_the_client(base):
     first, *rest = (load_config(node.home.config_file) for node in plan.nodes)
     assert first.network.bootstrap == ()
     assert {config.network.bootstrap for config in rest} == {(plan.nodes[0].address,)}
+
+
+def test_no_port_is_one_that_an_outgoing_connection_may_take(base):
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    if first >= 32_000:  # the kernel's default is 32768
+        assert all(node.port < first for node in lay_out(base, nodes=19, models=2, model="m").nodes)
+
+
+def test_a_port_that_is_taken_is_passed_over(base, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(testbed_plan, "_PORTS", range(port, port + 300))
+        assert port not in {node.port for node in lay_out(base, nodes=15, models=2, model="m").nodes}
 
 
 def test_nodes_share_nothing_but_their_network(base):
