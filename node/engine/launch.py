@@ -16,7 +16,7 @@ def child_environment(threads: int | None = None) -> dict[str, str]:
     """Our environment, with the folder that holds `node` importable and its thread pools told their size.
 
     Threads that wait for the next of many small operations spin for some microseconds, then sleep. Sleeping at once
-    takes a third of an engine's speed; spinning on, two engines of two threads each on two cores fall to a tenth.
+    takes a third of an engine's speed; spinning on, two engines of two threads each on two cores fall to an eighth.
     """
     root = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")
