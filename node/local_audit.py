@@ -14,7 +14,7 @@ from node.engine.settings import EngineSettings
 from node.engine.supervisor import Engine
 from node.errors import NodeError
 from overlay.wire.prompt import Prompt
-from verify.answer import AnswerRecord, check_answer
+from verify.answer import AnswerRecord, check_answer, check_without_model
 from verify.errors import ReplayRefusedError, ReplayUnavailableError
 from verify.ports import Replay
 from verify.record_codec import decode_record
@@ -38,7 +38,7 @@ class LocalScorer:
 
 
 def audit_kept(kept: str, models_dir: Path, threads: int = 0) -> tuple[AnswerRecord, Verdict]:
-    """Check what `clove ask --save` wrote, or a bare record; loads the model, so it takes seconds.
+    """Check what `clove ask --save` wrote, or a bare record; where a model is loaded for it, that takes seconds.
 
     Raises:
         NodeError: it is no kept answer, or the reference model can't be run here.
@@ -51,7 +51,9 @@ def audit_kept(kept: str, models_dir: Path, threads: int = 0) -> tuple[AnswerRec
 
 
 def audit_record(record: AnswerRecord, models_dir: Path, threads: int = 0) -> Verdict:
-    """Check one answer. Raises NodeError where the reference model can't be run here."""
+    """Check one answer. Raises NodeError where the reference model is needed and can't be run here."""
+    if (verdict := check_without_model(record)) is not None:
+        return verdict
     try:
         folder = ModelStore(models_dir).find(record.model_id).folder
         return trio.run(_audit, record, folder, threads)

@@ -2,7 +2,7 @@
 
 The record is the user's own account of what was asked and what came back. Everything in it is held against
 the node's receipt, and the receipt against a fresh replay. All that is wrong is reported, not only the
-first thing.
+first thing. An answer of the class `upstream` can't be replayed: its receipt is held against the record alone.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from verify.audit import FIXED_TABLE, Table, audit
 from verify.errors import ReplayRefusedError
 from verify.ports import Replay, Scorer
 from verify.receipt import Receipt, SamplerTerms, commit_prompt, decode_receipt
+from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
 from verify.verdict import Finding, Reason, Verdict
 
 _ENDINGS = {"eos": "stop", "stop": "stop", "length": "length"}
@@ -25,6 +26,11 @@ _ENDING_WORDS = {
     "early": "before the model's end",
     "overrun": "beyond their own end",
 }
+
+
+_UPSTREAM_NOTE = (
+    "it comes from an upstream engine: nothing can be replayed, and which model it was is the node's word"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,29 @@ class AnswerRecord:
 
 async def check_answer(record: AnswerRecord, scorer: Scorer, table: Table = FIXED_TABLE) -> Verdict:
     """Checks a kept answer in full. Raises ReplayUnavailableError when the reference model can't be run."""
+    opened = _open(record)
+    if isinstance(opened, Verdict):
+        return opened
+    receipt, claims = opened
+    # The promised model is run, whatever the receipt says.
+    prompt = replace(record.prompt, model=record.model_id)
+    try:
+        replayed = await scorer.replay(prompt, receipt.output_ids)
+    except ReplayRefusedError as error:
+        return Verdict((*claims, Reason(Finding.REPLAY, str(error))), None)
+    found = audit(receipt, replayed, table)
+    reasons = (*claims, *_differing_replay(record, receipt, replayed), *found.reasons)
+    return Verdict(reasons, found.figures, found.notes)
+
+
+def check_without_model(record: AnswerRecord) -> Verdict | None:
+    """The verdict that needs no model: on a broken receipt, or on an answer that can't be replayed. Else None."""
+    opened = _open(record)
+    return opened if isinstance(opened, Verdict) else None
+
+
+def _open(record: AnswerRecord) -> Verdict | tuple[Receipt, tuple[Reason, ...]]:
+    """The receipt with what is wrong with its claims, or the verdict where a replay would add nothing."""
     try:
         signed = decode_receipt(record.receipt)
     except DecodeError as error:
@@ -59,15 +88,13 @@ async def check_answer(record: AnswerRecord, scorer: Scorer, table: Table = FIXE
         detail = "the receipt is not signed by the node that it names"
         return Verdict((Reason(Finding.SIGNATURE, detail), *stranger), None)
     claims = (*stranger, *_differing_claims(record, receipt))
-    # The promised model is run, whatever the receipt says.
-    prompt = replace(record.prompt, model=record.model_id)
-    try:
-        replayed = await scorer.replay(prompt, receipt.output_ids)
-    except ReplayRefusedError as error:
-        return Verdict((*claims, Reason(Finding.REPLAY, str(error))), None)
-    found = audit(receipt, replayed, table)
-    reasons = (*claims, *_differing_replay(record, receipt, replayed), *found.reasons)
-    return Verdict(reasons, found.figures, found.notes)
+    if receipt.stated is not None:
+        stated = _differing_statement(record, receipt, receipt.stated)
+        return Verdict((*claims, *stated), None, (_UPSTREAM_NOTE,), replayable=False)
+    if record.numerics_class == UPSTREAM:
+        # What was offered has no weights that a replay could run; that the receipt is for another class is a claim.
+        return Verdict(claims, None, (_UPSTREAM_NOTE,), replayable=False)
+    return receipt, claims
 
 
 def _stranger(record: AnswerRecord, signer: NodeId) -> tuple[Reason, ...]:
@@ -96,6 +123,17 @@ def _differing_claims(record: AnswerRecord, receipt: Receipt) -> Iterator[Reason
         yield Reason(
             Finding.COUNTS, f"{len(receipt.output_ids)} tokens, asked were {asked.max_tokens} at most"
         )
+
+
+def _differing_statement(record: AnswerRecord, receipt: Receipt, stated: StatedAnswer) -> Iterator[Reason]:
+    """What can be seen of an answer that can't be replayed."""
+    asked = record.prompt.model
+    if record.model_id not in (asked, upstream_model_id(asked)):
+        yield Reason(Finding.MODEL, f"{record.model_id} is not the id of an upstream engine's {asked!r}")
+    if receipt.commitment != commit_prompt_text(record.prompt, record.blinding):
+        yield Reason(Finding.PROMPT, "the receipt commits to another prompt")
+    if stated.text_commitment != commit_answer_text(record.text, record.blinding):
+        yield Reason(Finding.TEXT, "the receipt commits to another text")
 
 
 def _differing_replay(record: AnswerRecord, receipt: Receipt, replayed: Replay) -> Iterator[Reason]:

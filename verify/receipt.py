@@ -3,7 +3,8 @@
 `node id 32 | signature 64 | body` (`docs/spec/receipt.md`); what is signed is the node id and the body. It
 names no user, and its commitment to the prompt is blinded by a secret of the user's: whoever holds a
 receipt alone can't test guesses of the prompt. There is exactly one encoding of each value. About 0.3 KB
-and 24 bytes a token.
+and 24 bytes a token; an answer that can't be replayed has no tokens in it, but what the node states of it
+(`verify.stated`).
 """
 
 import hashlib
@@ -29,8 +30,9 @@ from overlay.wire.records import (
     unpack_record,
 )
 from verify.fingerprint import FINGERPRINT_BYTES, decode_fingerprint
+from verify.stated import MAX_STATED_TOKENS, UPSTREAM, StatedAnswer
 
-FORMAT = 1
+FORMAT = 2
 CONTEXT = b"clove-receipt/1"
 NODE_ID_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -75,10 +77,12 @@ class SamplerTerms:
 class Receipt:
     """An account of one answer.
 
-    nonce: the client's, 32 bytes. commitment: `commit_prompt` of the prompt's ids. serial: never used twice
+    nonce: the client's, 32 bytes. commitment: `commit_prompt` of the prompt's ids, or with stated
+    `commit_prompt_text`. serial: never used twice
     by a node; two receipts with one serial prove that it lied. output_ids: every sampled token, an end
     token too. logprobs: natural, at temperature 1, rounded to fp16. fingerprints: 18 bytes each
-    (`verify.fingerprint`). cached_tokens: how many of the prompt's tokens were not computed afresh.
+    (`verify.fingerprint`). cached_tokens: how many of the prompt's tokens were not computed afresh. stated: all that
+    there is of an answer of the class `upstream`, in the place of ids; None for every other class.
     """
 
     model_id: ModelId
@@ -94,6 +98,7 @@ class Receipt:
     prompt_tokens: int
     cached_tokens: int
     issued_unix: int
+    stated: StatedAnswer | None = None
 
 
 def commit_prompt(prompt_ids: Sequence[int], blinding: bytes) -> bytes:
@@ -136,7 +141,7 @@ def decode_receipt(data: bytes) -> Signed[Receipt]:
 
 def _encode_body(receipt: Receipt) -> bytes:
     count = len(receipt.output_ids)
-    sampler = receipt.sampler
+    sampler, stated = receipt.sampler, receipt.stated
     return pack_record(
         (
             FORMAT,
@@ -153,18 +158,19 @@ def _encode_body(receipt: Receipt) -> bytes:
             struct.pack(f"<{count}I", *receipt.output_ids),
             struct.pack(f"<{len(receipt.logprobs)}e", *receipt.logprobs),
             b"".join(receipt.fingerprints),
+            () if stated is None else (stated.tokens, stated.text_commitment),
         )
     )
 
 
 def _read_body(record: list[object]) -> Receipt:
-    fields = read_fields(record, 14)
+    fields = read_fields(record, 15)
     version, model_id, numerics, sampler, nonce, commitment, serial = fields[:7]
-    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints = fields[7:]
+    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints, stated = fields[7:]
     read_integer(version, FORMAT, FORMAT)
     output_ids = _read_ids(ids)
     prompt_count = read_integer(prompt_tokens, 0, MAX_PROMPT_TOKENS)
-    return Receipt(
+    receipt = Receipt(
         model_id=ModelId(_matching(model_id, _MODEL_ID)),
         numerics_class=_matching(numerics, _NUMERICS),
         sampler=_read_sampler(sampler),
@@ -178,6 +184,27 @@ def _read_body(record: list[object]) -> Receipt:
         prompt_tokens=prompt_count,
         cached_tokens=read_integer(cached_tokens, 0, prompt_count),
         issued_unix=read_integer(issued, 0, MAX_UNIX_TIME),
+        stated=_read_stated(stated),
+    )
+    _check_class(receipt)
+    return receipt
+
+
+def _check_class(receipt: Receipt) -> None:
+    """A node must not be able to pass an answer that nobody can replay for one that has merely no tokens."""
+    if (receipt.numerics_class == UPSTREAM) != (receipt.stated is not None):
+        raise DecodeError("receipt: an answer is stated for the class upstream, and for no other")
+    if receipt.stated is not None and receipt.output_ids:
+        raise DecodeError("receipt: an answer is stated or has ids, not both")
+
+
+def _read_stated(value: object) -> StatedAnswer | None:
+    if value == []:
+        return None
+    tokens, commitment = read_fields(value, 2)
+    return StatedAnswer(
+        read_integer(tokens, 0, MAX_STATED_TOKENS),
+        read_octets(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES),
     )
 
 

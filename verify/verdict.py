@@ -1,4 +1,4 @@
-"""What an audit finds: accepted or not, every reason why not, and the figures that it rests on."""
+"""What an audit finds: accepted, rejected or unproven, every reason, and the figures that it rests on."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +22,14 @@ class Finding(StrEnum):
     MARGINS = "margins"
     FINGERPRINTS = "fingerprints"
     LOGPROBS = "logprobs"
+
+
+class Outcome(StrEnum):
+    """unproven: nothing is wrong with what can be checked, but the answer is of a class that nobody can replay."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNPROVEN = "unproven"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +67,28 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Accepted only when nothing is wrong. notes say what a reader should know of an accepted answer too.
+    """Accepted only when nothing is wrong and it can be replayed. notes say what a reader should know besides.
 
-    figures is None when no replay could be held against bars.
+    figures is None when no replay could be held against bars. replayable is False for an answer of a class that
+    nobody can replay.
     """
 
     reasons: tuple[Reason, ...]
     figures: Figures | None
     notes: tuple[str, ...] = ()
+    replayable: bool = True
 
     @property
     def accepted(self) -> bool:
-        """Whether there is no reason against the answer."""
-        return not self.reasons
+        """Whether the answer was replayed, and there is no reason against it."""
+        return self.outcome is Outcome.ACCEPTED
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict in a word."""
+        if self.reasons:
+            return Outcome.REJECTED
+        return Outcome.ACCEPTED if self.replayable else Outcome.UNPROVEN
 
     @property
     def findings(self) -> frozenset[Finding]:

@@ -9,9 +9,10 @@ from hashlib import shake_256
 from pathlib import Path
 
 from crypto.identity import IdentityKey
-from overlay.wire.prompt import ModelId
+from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec
 from overlay.wire.records import pack_record, unpack_record
 from verify.receipt import CONTEXT, Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
+from verify.stated import StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
 
 Vector = dict[str, object]
 
@@ -20,6 +21,9 @@ UNIX_TIME = 1_800_000_000
 PREFIX_BYTES = 96
 PROMPTS = ((), (0,), (1, 4093, 198, 49151, (1 << 32) - 1), tuple(range(300)))
 ENDED_IDS = (6403, 338, 260, 2)
+ALIASES = ("llama-8b", "a")
+TURNS = (ChatMessage("system", "Answer in one word."), ChatMessage("user", "Wie hei\u00dft das? \U0001f9c4"))
+ANSWER_TEXTS = ("", "Knoblauch.", "\U0001f9c4" * 100)
 
 
 def seed_of(name: str) -> bytes:
@@ -70,6 +74,44 @@ def make_commitments() -> list[Vector]:
     ]
 
 
+def prompts() -> tuple[Prompt, ...]:
+    """A text, an empty one, and a conversation."""
+    fixed = {"model": "llama-8b", "sampler": SamplerSpec(), "nonce": seed_of("nonce")}
+    texts = tuple(Prompt(text=text, **fixed) for text in ("Once upon", ""))  # type: ignore[arg-type]
+    return (*texts, Prompt(messages=TURNS, **fixed))  # type: ignore[arg-type]
+
+
+def make_text_commitments() -> list[Vector]:
+    """Prompts as texts, and texts of answers, under a blinding."""
+    blinding = seed_of("blinding 0")
+    asked: list[Vector] = [
+        {
+            "text": prompt.text,
+            "messages": [[turn.role, turn.content] for turn in prompt.messages],
+            "blinding": blinding.hex(),
+            "commitment": commit_prompt_text(prompt, blinding).hex(),
+        }
+        for prompt in prompts()
+    ]
+    said: list[Vector] = [
+        {"answer": text, "blinding": blinding.hex(), "commitment": commit_answer_text(text, blinding).hex()}
+        for text in ANSWER_TEXTS
+    ]
+    return asked + said
+
+
+def stated_receipt(**changes: object) -> Receipt:
+    """A receipt for an answer of an upstream engine."""
+    blinding = seed_of("blinding")
+    fields: dict[str, object] = {
+        "model_id": upstream_model_id(ALIASES[0]),
+        "numerics_class": "upstream",
+        "commitment": commit_prompt_text(prompts()[2], blinding),
+        "stated": StatedAnswer(4, commit_answer_text(ANSWER_TEXTS[1], blinding)),
+    }
+    return receipt_of((), **{**fields, **changes})
+
+
 def make_valid() -> list[Vector]:
     """Receipts and what they say."""
     ended = receipt_of(ENDED_IDS)
@@ -80,6 +122,7 @@ def make_valid() -> list[Vector]:
             receipt_of((5, 6), finish_reason="length", sampler=SamplerTerms(0.0, 1.0, 1, 2)),
         ),
         ("no tokens, greatest serial", receipt_of((), serial=(1 << 64) - 1, cached_tokens=0)),
+        ("stated only", stated_receipt()),
     )
     return [
         {
@@ -101,6 +144,9 @@ def make_valid() -> list[Vector]:
             "prompt_tokens": found.prompt_tokens,
             "cached_tokens": found.cached_tokens,
             "issued_unix": found.issued_unix,
+            "stated": None
+            if found.stated is None
+            else {"tokens": found.stated.tokens, "text_commitment": found.stated.text_commitment.hex()},
             "receipt": sign_receipt(BOB, found).hex(),
         }
         for name, found in cases
@@ -112,12 +158,18 @@ def signed(body: bytes, key: IdentityKey = BOB) -> bytes:
     return key.node_id + key.sign(CONTEXT, key.node_id + body) + body
 
 
-def with_field(index: int, value: object) -> bytes:
-    """The first receipt with one field of the record changed, signed anew."""
-    record = [
-        _as_tuple(field) for field in unpack_record(sign_receipt(BOB, receipt_of(ENDED_IDS))[PREFIX_BYTES:])
-    ]
+def with_field(index: int, value: object, receipt: Receipt | None = None) -> bytes:
+    """A receipt, the first one unless given, with one field of the record changed, signed anew."""
+    body = sign_receipt(BOB, receipt or receipt_of(ENDED_IDS))[PREFIX_BYTES:]
+    record = [_as_tuple(field) for field in unpack_record(body)]
     record[index] = value
+    return signed(pack_record(tuple(record)))
+
+
+def with_ids() -> bytes:
+    """A stated receipt that has a token, too."""
+    record = [_as_tuple(field) for field in unpack_record(sign_receipt(BOB, stated_receipt())[PREFIX_BYTES:])]
+    record[11:14] = [bytes(4), bytes(2), fingerprint_of(0)]
     return signed(pack_record(tuple(record)))
 
 
@@ -136,7 +188,8 @@ def make_invalid() -> list[Vector]:
         ("truncated", fine[:-1], "decode"),
         ("trailing byte", signed(body + b"\0"), "decode"),
         ("node id of small order", bytes(32) + fine[32:], "decode"),
-        ("version 2", with_field(0, 2), "decode"),
+        ("version 1", with_field(0, 1), "decode"),
+        ("version 3", with_field(0, 3), "decode"),
         ("model id too short", with_field(1, "m-00"), "decode"),
         ("temperature not a number", with_field(3, (float("nan"), 1.0, 40, 256)), "decode"),
         ("temperature a negative zero", with_field(3, (-0.0, 1.0, 40, 256)), "decode"),
@@ -151,6 +204,11 @@ def make_invalid() -> list[Vector]:
         ("a log-probability that is not a number", with_field(12, b"\x00\x7e" * count), "decode"),
         ("a fingerprint of scale 0", with_field(13, bytes(18) * count), "decode"),
         ("a fingerprint with step -128", with_field(13, (b"\x00\x3c" + b"\x80" * 16) * count), "decode"),
+        ("stated, of a class that is replayed", with_field(14, (4, bytes(32))), "decode"),
+        ("of the class upstream, not stated", with_field(2, "upstream"), "decode"),
+        ("stated and with ids", with_ids(), "decode"),
+        ("stated, with a short commitment", with_field(14, (4, bytes(31)), stated_receipt()), "decode"),
+        ("stated, with a negative count", with_field(14, (-1, bytes(32)), stated_receipt()), "decode"),
         ("signed by another", BOB.node_id + signed(body, MALLORY)[32:], "authentication"),
         ("another's name on it", MALLORY.node_id + fine[32:], "authentication"),
         ("signature of another purpose", resigned(b"clove-descriptor/1", body), "authentication"),
@@ -170,7 +228,13 @@ def resigned(context: bytes, body: bytes) -> bytes:
 
 def make() -> str:
     """The file's content."""
-    cases = {"commitments": make_commitments(), "valid": make_valid(), "invalid": make_invalid()}
+    cases = {
+        "commitments": make_commitments(),
+        "text_commitments": make_text_commitments(),
+        "upstream_model_ids": {alias: upstream_model_id(alias) for alias in ALIASES},
+        "valid": make_valid(),
+        "invalid": make_invalid(),
+    }
     return json.dumps(cases, indent=1) + "\n"
 
 

@@ -23,7 +23,10 @@ def verify(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check an answer against its receipt with a fresh pass of the reference model; 1 when it is rejected."""
+    """Check an answer against its receipt with a fresh pass of the reference model; 1 when it is rejected.
+
+    4 when it is unproven: all that can be checked is right, but an upstream engine's answer can't be replayed.
+    """
     from node.home import Home
     from node.local_audit import audit_kept
 
@@ -36,13 +39,14 @@ def verify(
             [("node", short(record.node_id.hex())), ("model", record.model_id), *verdict_facts(verdict)]
         )
     if not verdict.accepted:
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.FAILED if verdict.reasons else ExitCode.DEGRADED)
 
 
 def verdict_json(verdict: "Verdict") -> dict[str, Any]:
     """For programs."""
     return {
         "accepted": verdict.accepted,
+        "outcome": verdict.outcome.value,
         "reasons": [{"finding": reason.finding.value, "detail": reason.detail} for reason in verdict.reasons],
         "figures": asdict(verdict.figures) if verdict.figures else None,
         "notes": list(verdict.notes),
@@ -51,9 +55,11 @@ def verdict_json(verdict: "Verdict") -> dict[str, Any]:
 
 def verdict_line(verdict: "Verdict") -> str:
     """The verdict in a line."""
-    if verdict.accepted:
-        return "accepted: the answer is what this model, sampler and nonce produce"
-    return "rejected: " + "; ".join(str(reason) for reason in verdict.reasons)
+    if verdict.reasons:
+        return "rejected: " + "; ".join(str(reason) for reason in verdict.reasons)
+    if not verdict.replayable:
+        return "unproven: the node signed this very prompt and text; what gave the text can't be replayed"
+    return "accepted: the answer is what this model, sampler and nonce produce"
 
 
 def verdict_facts(verdict: "Verdict") -> list[tuple[str, str]]:

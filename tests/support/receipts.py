@@ -1,7 +1,7 @@
 """Receipts, replays and records for tests: one small answer, and what an honest replay of it shows."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crypto.identity import IdentityKey
 from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec
@@ -9,6 +9,13 @@ from tests.support.descriptors import MODEL_ID, UNIX_TIME, fixed_key
 from verify.answer import AnswerRecord
 from verify.ports import Ending
 from verify.receipt import Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
+from verify.stated import (
+    UPSTREAM,
+    StatedAnswer,
+    commit_answer_text,
+    commit_prompt_text,
+    upstream_model_id,
+)
 
 PROMPT_IDS = (1, 4093, 198, 77, 2)
 BLINDING = b"\x07" * 32
@@ -56,6 +63,17 @@ def make_receipt(tokens: int = 16, **changes) -> Receipt:
     return Receipt(**{**fields, **changes})
 
 
+def make_stated_receipt(**changes) -> Receipt:
+    """The receipt of the same answer by a node whose engine is an upstream server."""
+    fields = {
+        "model_id": upstream_model_id(PROMPT.model),
+        "numerics_class": UPSTREAM,
+        "commitment": commit_prompt_text(PROMPT, BLINDING),
+        "stated": StatedAnswer(16, commit_answer_text(TEXT, BLINDING)),
+    }
+    return make_receipt(0, **{**fields, **changes})
+
+
 def honest_replay(receipt: Receipt, **changes) -> FakeReplay:
     """What an honest answer's replay shows."""
     fields = {
@@ -86,6 +104,13 @@ def make_record(
         receipt=sign_receipt(signer, receipt or make_receipt()),
         created_unix=UNIX_TIME,
     )
+
+
+def make_stated_record(receipt: Receipt | None = None, **changes) -> AnswerRecord:
+    """The user's record of an answer that an upstream engine gave."""
+    record = make_record(receipt or make_stated_receipt(), key=changes.pop("key", None))
+    offered = {"model_id": upstream_model_id(PROMPT.model), "numerics_class": UPSTREAM}
+    return replace(record, **{**offered, **changes})
 
 
 class FakeScorer:

@@ -11,6 +11,7 @@ from crypto.errors import DecodeError
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 from tests.support.descriptors import MODEL_ID, fixed_key
 from tests.support.receipts import (
+    BLINDING,
     NONCE,
     PROMPT,
     SAMPLER,
@@ -18,11 +19,14 @@ from tests.support.receipts import (
     honest_replay,
     make_receipt,
     make_record,
+    make_stated_receipt,
+    make_stated_record,
 )
-from verify.answer import check_answer
+from verify.answer import check_answer, check_without_model
 from verify.errors import ReplayRefusedError, ReplayUnavailableError
 from verify.record_codec import MAX_RECORD_BYTES, decode_record, encode_record
-from verify.verdict import Finding
+from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text
+from verify.verdict import Finding, Outcome
 
 OTHER_MODEL = "m-" + "f" * 40
 
@@ -79,7 +83,8 @@ async def test_a_receipt_by_another_node_is_found_and_the_rest_is_still_checked(
 async def test_a_receipt_that_nobody_signed_is_not_looked_into():
     record = make_record()
     scorer = FakeScorer(honest_replay(make_receipt()))
-    verdict = await check_answer(replace(record, receipt=record.receipt[:-1] + b"\x01"), scorer)
+    forged = record.receipt[:-2] + b"\x01" + record.receipt[-1:]  # a step of the last fingerprint
+    verdict = await check_answer(replace(record, receipt=forged), scorer)
     assert verdict.findings == {Finding.SIGNATURE}
     assert scorer.asked == []
 
@@ -128,6 +133,64 @@ async def test_tokens_that_the_model_does_not_have_are_a_verdict():
 async def test_without_the_model_there_is_no_verdict():
     with pytest.raises(ReplayUnavailableError):
         await check_answer(make_record(), FakeScorer(ReplayUnavailableError("pull it first")))
+
+
+# --- answers of upstream engines --------------------------------------------------------------------
+
+
+async def check_stated(record):
+    """The verdict on an answer that can't be replayed; no model is asked for it."""
+    scorer = FakeScorer(AssertionError("there is nothing to replay"))
+    verdict = await check_answer(record, scorer)
+    assert verdict == check_without_model(record)
+    return verdict
+
+
+async def test_an_honest_upstream_answer_is_unproven_and_says_why():
+    verdict = await check_stated(make_stated_record())
+    assert verdict.outcome is Outcome.UNPROVEN
+    assert not verdict.accepted
+    assert verdict.figures is None
+    assert "nothing can be replayed" in verdict.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"text": "because it is not"}, {Finding.TEXT}),
+        ({"blinding": bytes(32)}, {Finding.PROMPT, Finding.TEXT}),
+        ({"prompt": replace(PROMPT, messages=(ChatMessage("user", "who?"),))}, {Finding.PROMPT}),
+        ({"prompt": replace(PROMPT, nonce=bytes(32))}, {Finding.NONCE}),
+        ({"prompt": replace(PROMPT, sampler=replace(SAMPLER, temperature=1.3))}, {Finding.SAMPLER}),
+        ({"prompt": replace(PROMPT, model="llama-8b")}, {Finding.MODEL}),
+        ({"model_id": MODEL_ID}, {Finding.MODEL}),
+        ({"key": fixed_key("mallory")}, {Finding.NODE}),
+    ],
+)
+async def test_what_an_upstream_receipt_does_not_bear_out_is_rejected(changes, found):
+    verdict = await check_stated(make_stated_record(**changes))
+    assert verdict.findings == found
+    assert verdict.outcome is Outcome.REJECTED
+
+
+async def test_a_node_is_bound_to_the_text_that_it_said():
+    other = StatedAnswer(16, commit_answer_text("because it is not", BLINDING))
+    verdict = await check_stated(make_stated_record(make_stated_receipt(stated=other)))
+    assert verdict.findings == {Finding.TEXT}
+
+
+async def test_an_upstream_answer_where_a_replayable_one_was_offered_is_rejected():
+    verdict = await check_stated(make_stated_record(numerics_class="torch-fp32"))
+    assert verdict.findings == {Finding.NUMERICS}
+
+
+async def test_a_replayable_receipt_for_what_an_upstream_engine_offered_is_rejected():
+    verdict = await check_stated(replace(make_record(), numerics_class=UPSTREAM))
+    assert verdict.findings == {Finding.NUMERICS}
+
+
+def test_an_answer_that_can_be_replayed_has_no_verdict_without_the_model():
+    assert check_without_model(make_record()) is None
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -1,6 +1,7 @@
 """Receipts: one encoding each, signed, blinded, and of the promised size."""
 
 import json
+import re
 import struct
 from contextlib import suppress
 from dataclasses import replace
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from crypto.errors import AuthenticationError, CryptoError, DecodeError
 from crypto.identity import IdentityKey
 from overlay.errors import LocalProtocolError
-from overlay.wire.prompt import SamplerSpec
+from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 from overlay.wire.records import pack_record, unpack_record
 from tests.support.descriptors import fixed_key
-from tests.support.receipts import BLINDING, PROMPT_IDS, make_receipt
+from tests.support.receipts import BLINDING, PROMPT_IDS, make_receipt, make_stated_receipt
 from verify.fingerprint import decode_fingerprint, distance
 from verify.receipt import (
     CONTEXT,
@@ -27,6 +28,7 @@ from verify.receipt import (
     round_logprob,
     sign_receipt,
 )
+from verify.stated import StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
 
 VECTORS = Path(__file__).parents[2] / "docs" / "spec" / "vectors" / "receipt.json"
 BOB, MALLORY = fixed_key("bob"), fixed_key("mallory")
@@ -66,6 +68,9 @@ def receipts(draw):
     )
 
 
+statements = st.builds(StatedAnswer, st.integers(0, 1 << 24), st.binary(min_size=32, max_size=32))
+
+
 def record_of(receipt: Receipt) -> list[object]:
     return unpack_record(sign_receipt(BOB, receipt)[96:])
 
@@ -75,7 +80,7 @@ def signed_record(record: list[object], key: IdentityKey = BOB) -> bytes:
     return key.node_id + key.sign(CONTEXT, key.node_id + body) + body
 
 
-@given(receipts())
+@given(receipts() | st.builds(lambda stated: make_stated_receipt(stated=stated), statements))
 def test_receipt_survives_a_round_trip(receipt):
     signed = decode_receipt(sign_receipt(BOB, receipt))
     assert signed.signer == BOB.node_id
@@ -112,7 +117,8 @@ def test_a_receipt_costs_24_bytes_a_token_and_little_else():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        (0, 2),
+        (0, 1),
+        (0, 3),
         (1, "m-nope"),
         (2, "torch fp32"),
         (3, [0.8, 1.0, 40]),
@@ -131,6 +137,9 @@ def test_a_receipt_costs_24_bytes_a_token_and_little_else():
         (13, bytes(18) * 16),
         (13, struct.pack("<e16b", 1.0, *([-128] * 16)) * 16),
         (13, struct.pack("<e16b", float("inf"), *([1] * 16)) * 16),
+        (2, "upstream"),
+        (14, [4, bytes(32)]),
+        (14, None),
     ],
 )
 def test_a_signed_but_malformed_field_is_refused(field, value):
@@ -138,6 +147,32 @@ def test_a_signed_but_malformed_field_is_refused(field, value):
     record[field] = tuple(value) if isinstance(value, list) else value
     with pytest.raises(DecodeError):
         decode_receipt(signed_record(record))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (2, "torch-fp32"),
+        (14, []),
+        (14, [4]),
+        (14, [-1, bytes(32)]),
+        (14, [True, bytes(32)]),
+        (14, [4, bytes(31)]),
+        (14, [4, bytes(32), 0]),
+    ],
+)
+def test_a_statement_is_whole_and_of_the_class_upstream_only(field, value):
+    record = record_of(make_stated_receipt())
+    record[field] = tuple(value) if isinstance(value, list) else value
+    with pytest.raises(DecodeError):
+        decode_receipt(signed_record(record))
+
+
+def test_an_answer_is_stated_or_has_tokens_and_never_both():
+    tokens = make_receipt(1)
+    mixed = {name: getattr(tokens, name) for name in ("output_ids", "logprobs", "fingerprints")}
+    with pytest.raises(LocalProtocolError, match="not both"):
+        sign_receipt(BOB, make_stated_receipt(**mixed))
 
 
 def test_a_receipt_out_of_bounds_is_not_issued():
@@ -164,6 +199,29 @@ def test_commitment_binds_the_prompt_and_hides_it_without_the_blinding():
     assert commitment != commit_prompt(PROMPT_IDS, bytes(32))
     with pytest.raises(ValueError, match="blinding"):
         commit_prompt(PROMPT_IDS, b"short")
+
+
+def test_commitments_to_texts_bind_them_and_are_told_apart():
+    asked = Prompt(model="a", text="why?", sampler=SamplerSpec(), nonce=bytes(32))
+    chat = replace(asked, text=None, messages=(ChatMessage("user", "why?"),))
+    made = {
+        commit_prompt_text(asked, BLINDING),
+        commit_prompt_text(chat, BLINDING),
+        commit_prompt_text(replace(chat, messages=(ChatMessage("system", "why?"),)), BLINDING),
+        commit_prompt_text(asked, bytes(32)),
+        commit_answer_text("why?", BLINDING),
+        commit_answer_text("why", BLINDING),
+    }
+    assert len(made) == 6
+    assert commit_prompt_text(replace(asked, model="b"), BLINDING) in made
+    with pytest.raises(ValueError, match="blinding"):
+        commit_answer_text("why?", b"short")
+
+
+def test_an_upstream_model_is_named_by_its_alias_alone():
+    ids = {upstream_model_id(alias) for alias in ("llama-8b", "llama-8c", "")}
+    assert len(ids) == 3
+    assert all(re.fullmatch(r"m-[0-9a-f]{40}", name) for name in ids)
 
 
 def test_sampler_terms_leave_out_stop_strings():
@@ -206,6 +264,16 @@ def test_vectors_are_what_this_code_makes_and_takes():
     for case in vectors["commitments"]:
         ids, blinding = case["prompt_ids"], bytes.fromhex(case["blinding"])
         assert commit_prompt(ids, blinding).hex() == case["commitment"]
+    for case in vectors["text_commitments"]:
+        blinding = bytes.fromhex(case["blinding"])
+        if "answer" in case:
+            assert commit_answer_text(case["answer"], blinding).hex() == case["commitment"]
+            continue
+        turns = tuple(ChatMessage(role, content) for role, content in case["messages"])
+        asked = Prompt(model="any", text=case["text"], messages=turns, sampler=SamplerSpec(), nonce=bytes(32))
+        assert commit_prompt_text(asked, blinding).hex() == case["commitment"]
+    for alias, model_id in vectors["upstream_model_ids"].items():
+        assert upstream_model_id(alias) == model_id
     for case in vectors["valid"]:
         key = IdentityKey.from_seed(bytes.fromhex(case["identity_seed"]))
         blob = bytes.fromhex(case["receipt"])
@@ -214,6 +282,11 @@ def test_vectors_are_what_this_code_makes_and_takes():
         assert list(receipt.output_ids) == case["output_ids"]
         assert list(receipt.logprobs) == case["logprobs"]
         assert (receipt.serial, receipt.finish_reason) == (case["serial"], case["finish_reason"])
+        stated = receipt.stated and {
+            "tokens": receipt.stated.tokens,
+            "text_commitment": receipt.stated.text_commitment.hex(),
+        }
+        assert stated == case["stated"]
     for case in vectors["invalid"]:
         error = {"decode": DecodeError, "authentication": AuthenticationError}[case["error"]]
         with pytest.raises(error):
