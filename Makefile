@@ -36,12 +36,12 @@ demo: model
 
 test: model
 	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not wheel and not js and not models"
+	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not wheel and not js and not models and not upstream"
 
 # What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js,
-# a second model.
+# a second model, another model server.
 test-more: model
-	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js or models"
+	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js or models or upstream"
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .

@@ -36,13 +36,20 @@ PURPOSE = {
     "privacy.diversity": "`strict`: one relay per network (/24, /48) and per operator over all paths. `local`: merely "
     "different relays, no anonymity claimed",
     "privacy.lifetime_s": "seconds until a circuit is replaced, give or take a tenth",
-    "engine.models": "models to serve, by alias or model id; they must be stored",
+    "engine.kind": "what answers: `worker`, this node's own; `openai`, a server that you run already",
+    "engine.models": "models to serve, by alias or model id; they must be stored, or served by the upstream engine",
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
     "engine.threads": "CPU threads of the engine; 0: all cores",
-    "engine.max_batch": "answers generated at once",
+    "engine.max_batch": "answers generated at once; prompts that an upstream engine is given at once",
     "engine.cache_mb": "MiB for keys and values of each model: of running answers, and of beginnings that are "
     "kept for later prompts",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",
+    "engine.upstream_url": "base URL of the upstream engine, as OpenAI's clients take it: `http://127.0.0.1:8000/v1`",
+    "engine.upstream_key": "the key that it asks for, if it does",
+    "engine.upstream_models": "its names of models, where they are not the aliases of `engine.models`. In TOML "
+    '`{"llama-8b" = "meta-llama/Llama-3.1-8B-Instruct"}`, elsewhere `llama-8b=meta-llama/Llama-3.1-8B-Instruct`',
+    "engine.upstream_context_tokens": "longest prompt plus answer; 0: the server says it, as vLLM, SGLang and "
+    "llama.cpp do",
     "api.host": "where the local API listens; anything but loopback needs `api.key`",
     "api.port": "its port; 0 takes a free one",
     "api.key": "bearer key that requests must carry",

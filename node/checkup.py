@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import trio
+
 from node.config import Config, load_config
 from node.engine.errors import EngineError
 from node.engine.models import ModelStore
@@ -92,7 +94,24 @@ def _key_file(file: Path) -> Finding:
     return Finding("ok", file.name, "is there and private")
 
 
+def _upstream(config: Config) -> Iterator[Finding]:
+    """Ask the server that answers for this node, once."""
+    from node.engine.upstream import look_once
+    from node.upstream_settings import upstream_settings
+
+    settings = upstream_settings(config.engine)
+    cards, trouble = trio.run(look_once, settings)
+    for card in cards:
+        yield Finding("ok", f"model {card.alias}", f"{settings.url}, {card.context_tokens} tokens of context")
+    if trouble is not None:
+        level: Literal["warn", "fail"] = "fail" if config.roles.model else "warn"
+        yield Finding(level, "upstream engine", trouble, "start it, or mend the upstream settings")
+
+
 def _models(home: Home, config: Config) -> Iterator[Finding]:
+    if config.engine.kind == "openai":
+        yield from _upstream(config)
+        return
     store = ModelStore(home.models_dir)
     for alias in config.engine.models:
         try:

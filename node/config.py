@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -28,8 +29,11 @@ ENV_PREFIX = "CLOVE_"
 ENV_DELIMITER = "__"
 DEFAULT_LISTEN = "/ip4/0.0.0.0/tcp/4160"
 DEFAULT_MODEL = "smollm2-135m"
+MAX_UPSTREAM_MODELS = 16
+"""A descriptor has room for no more."""
 _LISTEN = re.compile(r"^/(?:ip4|ip6|dns[46]?)/[^/]+/tcp/(\d{1,5})$")
 _BOOTSTRAP = re.compile(r"^/(?:ip4|ip6|dns[46]?)/[^/]+/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]{20,80}$")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}")
 
 Profile = Literal["server", "test"]
 RoleName = Literal["relay", "model", "client"]
@@ -43,6 +47,19 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _split_pairs(value: object) -> object:
+    """Let a table be written `a=b, c=d` where TOML's isn't at hand."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError(f"{value!r} is not of the form ALIAS=NAME, ALIAS=NAME")
+    return {alias.strip(): name.strip() for alias, _, name in pairs}
+
+
+Pairs = Annotated[dict[str, str], NoDecode, BeforeValidator(_split_pairs)]
 
 
 class Section(BaseModel):
@@ -111,14 +128,67 @@ class PrivacyConfig(Section):
 
 
 class EngineConfig(Section):
-    """The model worker of a node with the model role. threads 0: all cores."""
+    """What answers at a node with the model role: a worker of ours, or a server that speaks OpenAI's API.
 
+    threads 0: all cores. upstream_models: the server's names of models, by alias. upstream_context_tokens 0: the
+    server says it.
+    """
+
+    kind: Literal["worker", "openai"] = "worker"
     models: Names = (DEFAULT_MODEL,)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, le=512)
     max_batch: int = Field(default=8, ge=1, le=256)
     max_queue: int = Field(default=32, ge=0, le=4096)
     cache_mb: int = Field(default=1024, ge=16, le=1 << 20)
+    upstream_url: str = Field(default="", max_length=2048)
+    upstream_key: str | None = Field(default=None, min_length=1, max_length=4096, repr=False)
+    upstream_models: Pairs = {}
+    upstream_context_tokens: int = Field(default=0, ge=0, le=1 << 24)
+
+    @model_validator(mode="after")
+    def _check_upstream(self) -> Self:
+        if self.kind == "worker":
+            given = [name for name in type(self).model_fields if name.startswith("upstream_")]
+            for name in given:
+                if getattr(self, name):
+                    raise ValueError(f'{name} is set, but the engine is our own worker: set kind = "openai"')
+            return self
+        _check_base_url(self.upstream_url)
+        if not re.fullmatch(r"[\x21-\x7e]*", self.upstream_key or ""):
+            raise ValueError("upstream_key has characters that no key has")
+        for alias in self.models:
+            if not _ALIAS.fullmatch(alias):
+                raise ValueError(f"model {alias!r} is no alias: letters, digits and ._:/+- only, 64 at most")
+        if not 0 < len(set(self.models)) == len(self.models) <= MAX_UPSTREAM_MODELS:
+            raise ValueError(f"models must be 1 to {MAX_UPSTREAM_MODELS} different aliases")
+        for alias, name in self.upstream_models.items():
+            if alias not in self.models:
+                raise ValueError(f"upstream_models names {alias!r}, which models does not list")
+            if not name:
+                raise ValueError(f"upstream_models gives no name for {alias!r}")
+        return self
+
+
+def _check_base_url(url: str) -> None:
+    """Raises ValueError, which says what to write."""
+    if not url:
+        raise ValueError(
+            'kind = "openai" needs upstream_url, the base URL of a server: http://127.0.0.1:8000/v1'
+        )
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ValueError("upstream_url is not of the form http://HOST:PORT/v1 or https://HOST/v1")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "upstream_url must carry no user or password: put the server's key into upstream_key"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError("upstream_url must end with its path")
 
 
 class ApiConfig(Section):

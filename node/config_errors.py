@@ -39,6 +39,8 @@ def allowed_values(field: FieldInfo) -> str:
         return f"{shortest or 0} to {longest} characters"
     if typing.get_origin(field.annotation) is tuple:
         return "a list of texts"
+    if typing.get_origin(field.annotation) is dict:
+        return "pairs, ALIAS = NAME"
     if field.annotation is str:
         return "text"
     return getattr(field.annotation, "__name__", str(field.annotation))

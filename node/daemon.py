@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -62,6 +63,9 @@ from overlay.transport.links import Links
 from overlay.transport.switch import Switch
 from overlay.wire.descriptor import ModelOffer, Role
 from overlay.wire.messages import Hello
+
+if TYPE_CHECKING:
+    from node.engine.upstream import UpstreamEngine
 
 HOUSEKEEPING_S = 5.0
 DRAIN_LOOK_S = 0.1
@@ -138,7 +142,11 @@ class Daemon:
         self._relay = self._make_relay() if config.roles.relay else None
         self._switch = self._make_switch()
         self._client = self._make_client() if config.roles.client else None
-        self._engine = self._make_engine() if config.roles.model else None
+        self._upstream = (
+            self._make_upstream() if config.roles.model and config.engine.kind == "openai" else None
+        )
+        self._worker = self._make_worker() if config.roles.model and self._upstream is None else None
+        self._engine = self._upstream or self._worker
         self._models: ModelService | None = None
         self._addresses: tuple[str, ...] = ()
         self._service = self._make_service()
@@ -186,7 +194,7 @@ class Daemon:
         terms = ClientTerms(self._network, RequestTerms(k=privacy.k), AnswerTiming())
         return Client(self._switch, pool, terms, entropy=os.urandom, unix_time=self._clock.unix_time)
 
-    def _make_engine(self) -> Engine:
+    def _make_worker(self) -> Engine:
         # The store reads model files' headers; only nodes with the model role pay for its imports.
         from node.engine.models import ModelStore
 
@@ -208,6 +216,13 @@ class Daemon:
             cache_bytes=engine.cache_mb << 20,
         )
         return Engine(folders, settings)
+
+    def _make_upstream(self) -> "UpstreamEngine":
+        # Nodes with a worker of their own don't pay for the HTTP client.
+        from node.engine.upstream import UpstreamEngine
+        from node.upstream_settings import upstream_settings
+
+        return UpstreamEngine(upstream_settings(self._config.engine))
 
     def _make_service(self) -> NodeService:
         config = self._config
@@ -406,7 +421,7 @@ class Daemon:
             await self._directory_grew.wait()
 
     async def _serve_models(
-        self, engine: Engine, announcer: Announcer, *, task_status: trio.TaskStatus[None]
+        self, engine: "Engine | UpstreamEngine", announcer: Announcer, *, task_status: trio.TaskStatus[None]
     ) -> None:
         """Take prompts at once, announce the models when they are loaded. A model that can't be is said."""
         unix_time = self._clock.unix_time
@@ -433,8 +448,27 @@ class Daemon:
             self._service.writer = writer
             self._service.own_models = self._offers
             del self._service.starting["engine"]
+            if self._upstream is not None:
+                await self._follow_upstream(self._upstream, announcer)
             log.info("models loaded", models=[card.alias for card in engine.cards])
             announcer.announce_soon()
+
+    async def _follow_upstream(self, engine: "UpstreamEngine", announcer: Announcer) -> None:
+        """Offer for ever what the server serves, and say what it does not."""
+        while True:
+            changed = engine.changed
+            if engine.trouble is None:
+                self._service.starting.pop("engine", None)
+                log.info("the upstream engine serves", models=[card.alias for card in engine.cards])
+            else:
+                self._service.starting["engine"] = f"upstream engine: {engine.trouble}"
+                log.warning(
+                    "the upstream engine does not serve all models",
+                    served=[card.alias for card in engine.cards],
+                    reason=engine.trouble,
+                )
+            announcer.announce_soon()
+            await changed.wait()
 
     async def _serve_api(self, *, task_status: trio.TaskStatus[str]) -> None:
         api = self._config.api

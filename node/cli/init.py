@@ -29,6 +29,7 @@ _TEMPLATE = """\
 # models = ["smollm2-135m"]
 # device = "auto"             # auto, cpu, cuda
 # threads = 0                 # 0: all cores
+# kind = "worker"             # openai: pass prompts to a server that you run already, at upstream_url
 
 [api]
 # host = "127.0.0.1"          # any other needs a key

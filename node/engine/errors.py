@@ -6,12 +6,17 @@ EngineError
 ├── UnknownModelError      no such model here
 ├── EngineBusyError        the queue is full
 ├── EngineCrashedError     the worker died, or is just being started again
+│   ├── UpstreamDownError      an upstream engine can't be reached, or broke an answer off
+│   ├── UpstreamDeniedError    it refuses this node's key
+│   └── UpstreamMalformedError what it says is not OpenAI's protocol
 └── ModelError             something about a model's files
     ├── ModelDamagedError      a file is missing or not what was stored
     ├── UnsupportedModelError  an architecture, quantisation or tokenizer that we can't run
     ├── PullFailedError        a source gave no model
     └── DiskFullError          no room for it
 """
+
+from typing import ClassVar
 
 
 class EngineError(Exception):
@@ -51,10 +56,30 @@ class EngineBusyError(EngineError):
 class EngineCrashedError(EngineError):
     """The worker process died or is starting again. What it was generating is lost; ask again, or elsewhere."""
 
+    subject: ClassVar[str] = "the engine worker is down"
+
     def __init__(self, cause: str, retry_after_s: float = 5.0) -> None:
-        super().__init__(f"the engine worker is down: {cause}")
+        super().__init__(f"{self.subject}: {cause}")
         self.cause = cause
         self.retry_after_s = retry_after_s
+
+
+class UpstreamDownError(EngineCrashedError):
+    """The server can't be reached, does not serve what it should, or broke an answer off. Start or mend it."""
+
+    subject = "the upstream engine is down"
+
+
+class UpstreamDeniedError(EngineCrashedError):
+    """The server refuses this node's key. Set engine.upstream_key to one that it takes."""
+
+    subject = "the upstream engine refuses this node"
+
+
+class UpstreamMalformedError(EngineCrashedError):
+    """What the server says is not OpenAI's protocol, or more than it may be. The rest of the answer is lost."""
+
+    subject = "the upstream engine makes no sense"
 
 
 class ModelError(EngineError):

@@ -44,6 +44,17 @@ class TokensDecoded:
 
 
 @dataclass(frozen=True, slots=True)
+class TextDecoded:
+    """More of an answer by an engine that tells no ids, in the place of TokensDecoded.
+
+    text is never empty and holds no part of a stop string; count is how many tokens it is likely to be.
+    """
+
+    text: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationFinished:
     """The answer is whole. completion_tokens counts every sampled token, the closing one too."""
 
@@ -56,7 +67,7 @@ class GenerationFinished:
     decode_s: float
 
 
-EngineEvent = PromptPrefilled | TokensDecoded | GenerationFinished
+EngineEvent = PromptPrefilled | TokensDecoded | TextDecoded | GenerationFinished
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """How the engine is run: what the daemon's configuration says about it, and the bounds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -21,3 +21,32 @@ class EngineSettings:
     cache_key: bytes = b""
     stuck_after_s: float = 60.0
     start_timeout_s: float = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamModel:
+    """A model of an upstream engine: the alias that the network sees, and the name that the server knows."""
+
+    alias: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """url: base of the server's API, with its /v1. context_tokens None: the server says it.
+
+    max_batch: prompts that the server is given at once; max_queue: those that may wait for it here. It is looked at
+    every look_s. first_text_timeout_s bounds its queue and the reading of the prompt, pause_timeout_s what follows.
+    """
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    models: tuple[UpstreamModel, ...]
+    context_tokens: int | None = None
+    max_batch: int = 8
+    max_queue: int = 32
+    connect_timeout_s: float = 5.0
+    first_text_timeout_s: float = 120.0
+    pause_timeout_s: float = 30.0
+    look_s: float = 5.0
+    look_timeout_s: float = 5.0

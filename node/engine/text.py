@@ -5,40 +5,16 @@ from collections.abc import Callable, Sequence
 _REPLACEMENT = "\ufffd"
 
 
-class AnswerText:
-    """The text of one answer, fed one token at a time.
+class ShownText:
+    """The part of an answer's text that may be shown: all before the first stop string, as soon as none can begin."""
 
-    decode turns ids into text; it is only ever given a short window, since the first token of a window may decode
-    differently at the start of a text (spaces in sentencepiece, bytes of one character spread over tokens).
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
-        self._decode = decode
+    def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._window: list[int] = []
-        self._read = 0
         self._held = ""
         self.stopped = False
 
-    def push(self, token_id: int) -> str:
-        """Take one more token; what may now be shown. After a stop string nothing more comes."""
-        self._window.append(token_id)
-        return self._release(self._new_text(flush=False), flush=False)
-
-    def finish(self) -> str:
-        """The answer ends here: what was held back and may be shown after all."""
-        return self._release(self._new_text(flush=True), flush=True)
-
-    def _new_text(self, *, flush: bool) -> str:
-        known = self._decode(self._window[: self._read])
-        whole = self._decode(self._window)
-        if len(whole) <= len(known) or (whole.endswith(_REPLACEMENT) and not flush):
-            return ""
-        self._window = self._window[self._read :]
-        self._read = len(self._window)
-        return whole[len(known) :]
-
-    def _release(self, text: str, *, flush: bool) -> str:
+    def push(self, text: str, *, flush: bool = False) -> str:
+        """Take more text; what may now be shown. flush: nothing follows. After a stop string nothing more comes."""
         if self.stopped:
             return ""
         self._held += text
@@ -59,3 +35,40 @@ class AnswerText:
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+class AnswerText:
+    """The text of one answer, fed one token at a time.
+
+    decode turns ids into text; it is only ever given a short window, since the first token of a window may decode
+    differently at the start of a text (spaces in sentencepiece, bytes of one character spread over tokens).
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+        self._decode = decode
+        self._shown = ShownText(stops)
+        self._window: list[int] = []
+        self._read = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._shown.stopped
+
+    def push(self, token_id: int) -> str:
+        """Take one more token; what may now be shown. After a stop string nothing more comes."""
+        self._window.append(token_id)
+        return self._shown.push(self._new_text(flush=False))
+
+    def finish(self) -> str:
+        """The answer ends here: what was held back and may be shown after all."""
+        return self._shown.push(self._new_text(flush=True), flush=True)
+
+    def _new_text(self, *, flush: bool) -> str:
+        known = self._decode(self._window[: self._read])
+        whole = self._decode(self._window)
+        if len(whole) <= len(known) or (whole.endswith(_REPLACEMENT) and not flush):
+            return ""
+        self._window = self._window[self._read :]
+        self._read = len(self._window)
+        return whole[len(known) :]

@@ -1,7 +1,9 @@
 """One prompt through the engine, as the events that its author gets: text as it comes, how it ended, the receipt."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Protocol, assert_never
 
 from crypto.entropy import Entropy
 from crypto.identity import IdentityKey
@@ -19,9 +21,9 @@ from node.engine.events import (
     GenerationFinished,
     ModelCard,
     PromptPrefilled,
+    TextDecoded,
     TokensDecoded,
 )
-from node.engine.supervisor import Engine
 from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
@@ -31,6 +33,7 @@ from overlay.wire.answer import (
 )
 from overlay.wire.prompt import Prompt
 from verify.receipt import Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
+from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text
 
 SERIAL_BYTES = 8
 """Serials are drawn at random, so that they tell nothing of how many prompts a node answers."""
@@ -38,11 +41,26 @@ SERIAL_BYTES = 8
 Emit = Callable[[AnswerEvent], Awaitable[None]]
 
 
+class AnsweringEngine(Protocol):
+    """What answers prompts: a worker of ours, or an upstream engine."""
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The models that it serves now."""
+
+    def generate(
+        self, prompt: Prompt, *, cache: CacheScope, session: bytes
+    ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
+        """Answer a prompt; the events end with GenerationFinished. Raises EngineError, on entering or from them."""
+
+
 @dataclass(slots=True)
 class _Trace:
-    """What of an answer goes into its receipt."""
+    """What of an answer goes into its receipt. texts: of an engine that tells no ids."""
 
+    card: ModelCard
     prefilled: PromptPrefilled | None = None
+    texts: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     fingerprints: list[bytes] = field(default_factory=list)
@@ -58,7 +76,7 @@ class AnswerWriter:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnsweringEngine,
         key: IdentityKey,
         *,
         entropy: Entropy,
@@ -80,14 +98,20 @@ class AnswerWriter:
         """
         try:
             async with self._engine.generate(prompt, cache=cache, session=session) as events:
-                await self._pass_on(prompt, blinding, events, emit)
+                # Taken down now: a server that goes away right after an answer must not cost its receipt.
+                trace = _Trace(self._card_of(prompt.model))
+                await self._pass_on(prompt, blinding, events, emit, trace)
         except EngineError as error:
             await emit(explain_failure(error))
 
     async def _pass_on(
-        self, prompt: Prompt, blinding: bytes, events: AsyncIterator[EngineEvent], emit: Emit
+        self,
+        prompt: Prompt,
+        blinding: bytes,
+        events: AsyncIterator[EngineEvent],
+        emit: Emit,
+        trace: _Trace,
     ) -> None:
-        trace = _Trace()
         async for event in events:
             match event:
                 case PromptPrefilled():
@@ -96,20 +120,24 @@ class AnswerWriter:
                     trace.add(event)
                     self._count_tokens(len(ids))
                     await emit(TokensGenerated(text, len(ids)))
+                case TextDecoded(text, count):
+                    trace.texts.append(text)
+                    self._count_tokens(count)
+                    await emit(TokensGenerated(text, count))
                 case GenerationFinished():
                     await emit(_finished(event))
                     await emit(ReceiptIssued(self._sign(prompt, blinding, trace, event)))
+                case _:
+                    assert_never(event)
 
     def _sign(self, prompt: Prompt, blinding: bytes, trace: _Trace, end: GenerationFinished) -> bytes:
-        if trace.prefilled is None:
-            raise EngineCrashedError("an answer without a prompt")
-        card = self._card_of(prompt.model)
+        commitment, stated = _commit(prompt, blinding, trace, end)
         receipt = Receipt(
-            model_id=card.model_id,
-            numerics_class=card.numerics_class,
+            model_id=trace.card.model_id,
+            numerics_class=trace.card.numerics_class,
             sampler=SamplerTerms.of(prompt.sampler),
             nonce=prompt.nonce,
-            commitment=commit_prompt(trace.prefilled.prompt_ids, blinding),
+            commitment=commitment,
             serial=int.from_bytes(self._entropy(SERIAL_BYTES), "big"),
             output_ids=tuple(trace.ids),
             logprobs=tuple(round_logprob(value) for value in trace.logprobs),
@@ -118,6 +146,7 @@ class AnswerWriter:
             prompt_tokens=end.prompt_tokens,
             cached_tokens=end.cached_tokens,
             issued_unix=int(self._unix_time()),
+            stated=stated,
         )
         return sign_receipt(self._key, receipt)
 
@@ -126,6 +155,18 @@ class AnswerWriter:
             if model in (card.model_id, card.alias):
                 return card
         raise UnknownModelError(model, tuple(card.alias for card in self._engine.cards))
+
+
+def _commit(
+    prompt: Prompt, blinding: bytes, trace: _Trace, end: GenerationFinished
+) -> tuple[bytes, StatedAnswer | None]:
+    """The commitment to the prompt, and what is stated of an answer that can't be replayed."""
+    if trace.card.numerics_class == UPSTREAM:
+        said = commit_answer_text("".join(trace.texts), blinding)
+        return commit_prompt_text(prompt, blinding), StatedAnswer(end.completion_tokens, said)
+    if trace.prefilled is None:
+        raise EngineCrashedError("an answer without a prompt")
+    return commit_prompt(trace.prefilled.prompt_ids, blinding), None
 
 
 def _finished(event: GenerationFinished) -> AnswerFinished:
@@ -144,8 +185,6 @@ def explain_failure(error: EngineError) -> AnswerFailed:
         case UnknownModelError():
             return AnswerFailed("model_not_found", str(error))
         case EngineCrashedError(retry_after_s=after):
-            return AnswerFailed(
-                "engine_down", "the model node's engine failed; it is being started again", after
-            )
+            return AnswerFailed("engine_down", "the model node's engine failed, and is not back yet", after)
         case _:
             return AnswerFailed("engine_failed", "the model node could not answer")

@@ -101,10 +101,11 @@ def listening_ports(pid):
 
 
 @contextmanager
-def running_network(home, *, nodes=19, models=2):
-    """Bring a network up, and down again whatever happens."""
+def running_network(home, *, nodes=19, models=2, more=()):
+    """Bring a network up, and down again whatever happens. more: further words for `clove testbed up`."""
     network = Network(home)
-    network.clove("testbed", "up", "--nodes", str(nodes), "--models", str(models), "--timeout", "200")
+    size = ("--nodes", str(nodes), "--models", str(models))
+    network.clove("testbed", "up", *size, "--timeout", "200", *more)
     pids = [node["pid"] for node in network.nodes]
     try:
         yield network

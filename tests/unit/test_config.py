@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from node.config import Config, load_config
+from node.engine.settings import UpstreamModel
 from node.errors import ConfigError, ExitCode
+from node.upstream_settings import upstream_settings
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +116,74 @@ def test_config_is_frozen():
 
 def test_names_of_roles_come_in_a_fixed_order():
     assert load_config(None, {"roles.model": True}).roles.names == ("relay", "model", "client")
+
+
+# --- an upstream engine -------------------------------------------------------------------------------
+
+UPSTREAM = {
+    "engine.kind": "openai",
+    "engine.upstream_url": "http://127.0.0.1:8000/v1",
+    "engine.models": "llama-8b, qwen",
+}
+
+
+def test_names_of_an_upstream_engine_are_written_in_toml_and_in_the_environment(tmp_path, monkeypatch):
+    wanted = {"llama-8b": "meta-llama/Llama-3.1-8B-Instruct"}
+    table = '{ "llama-8b" = "meta-llama/Llama-3.1-8B-Instruct" }'
+    file = written(tmp_path, f"[engine]\nupstream_models = {table}\n")
+    assert load_config(file, UPSTREAM).engine.upstream_models == wanted
+    monkeypatch.setenv("CLOVE_ENGINE__UPSTREAM_MODELS", "llama-8b=meta-llama/Llama-3.1-8B-Instruct")
+    assert load_config(None, UPSTREAM).engine.upstream_models == wanted
+
+
+def test_upstream_engine_is_told_what_the_configuration_says():
+    flags = {
+        "engine.upstream_models": "qwen=Qwen/Qwen3",
+        "engine.max_batch": 3,
+        "engine.upstream_key": "sk-1",
+    }
+    settings = upstream_settings(load_config(None, {**UPSTREAM, **flags}).engine)
+    assert settings.models == (UpstreamModel("llama-8b", "llama-8b"), UpstreamModel("qwen", "Qwen/Qwen3"))
+    assert (settings.key, settings.context_tokens, settings.max_batch) == ("sk-1", None, 3)
+    assert "sk-1" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000/v1"),
+        ("https://gpu.example/llm/v1/", "https://gpu.example/llm/v1"),
+    ],
+)
+def test_base_url_without_a_path_gets_the_usual_one(url, base):
+    engine = load_config(None, {**UPSTREAM, "engine.upstream_url": url}).engine
+    assert upstream_settings(engine).url == base
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"engine.upstream_url": None}, "needs upstream_url"),
+        ({"engine.upstream_url": "127.0.0.1:8000"}, "http://HOST:PORT/v1"),
+        ({"engine.upstream_url": "ftp://host/v1"}, "http://HOST:PORT/v1"),
+        ({"engine.upstream_url": "http://host:99999/v1"}, "http://HOST:PORT/v1"),
+        ({"engine.upstream_url": "http://[::1/v1"}, "http://HOST:PORT/v1"),
+        ({"engine.upstream_url": "http://host/v1\nX: y"}, "http://HOST:PORT/v1"),
+        ({"engine.upstream_url": "http://me:secret@host/v1"}, "upstream_key"),
+        ({"engine.upstream_url": "http://host/v1?key=secret"}, "end with its path"),
+        ({"engine.upstream_key": "two\nlines secret"}, "no key has"),
+        ({"engine.upstream_models": "other=x"}, "which models does not list"),
+        ({"engine.upstream_models": "llama-8b="}, "no name for 'llama-8b'"),
+        ({"engine.upstream_models": "llama-8b"}, "not of the form ALIAS=NAME"),
+        ({"engine.models": "a b"}, "is no alias"),
+        ({"engine.models": "a, a"}, "different aliases"),
+        ({"engine.kind": "worker"}, 'set kind = "openai"'),
+        ({"engine.kind": "vllm"}, "one of worker, openai"),
+        ({"engine.upstream_context_tokens": -1}, "0 to 16777216"),
+    ],
+)
+def test_a_wrong_upstream_engine_is_refused_with_the_remedy(changes, told):
+    refused = refusal(None, {**UPSTREAM, **changes})
+    assert told in refused
+    assert "secret" not in refused
