@@ -178,7 +178,8 @@ def _check_base_url(url: str) -> None:
         )
     try:
         parts = urlsplit(url)
-        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")
+        is_whole = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         is_whole = False
     if not is_whole or not re.fullmatch(r"[\x21-\x7e]+", url):

@@ -142,14 +142,15 @@ class Daemon:
         self._relay = self._make_relay() if config.roles.relay else None
         self._switch = self._make_switch()
         self._client = self._make_client() if config.roles.client else None
-        self._upstream = (
-            self._make_upstream() if config.roles.model and config.engine.kind == "openai" else None
-        )
-        self._worker = self._make_worker() if config.roles.model and self._upstream is None else None
-        self._engine = self._upstream or self._worker
+        self._upstream = self._make_upstream() if self._has_upstream else None
+        self._engine = self._upstream or (self._make_worker() if config.roles.model else None)
         self._models: ModelService | None = None
         self._addresses: tuple[str, ...] = ()
         self._service = self._make_service()
+
+    @property
+    def _has_upstream(self) -> bool:
+        return self._config.roles.model and self._config.engine.kind == "openai"
 
     # --- making the parts -------------------------------------------------------------------------------
 
@@ -449,7 +450,8 @@ class Daemon:
             self._service.own_models = self._offers
             del self._service.starting["engine"]
             if self._upstream is not None:
-                await self._follow_upstream(self._upstream, announcer)
+                nursery.start_soon(self._follow_upstream, self._upstream, announcer)
+                return
             log.info("models loaded", models=[card.alias for card in engine.cards])
             announcer.announce_soon()
 

@@ -37,6 +37,7 @@ class UpstreamSettings:
 
     max_batch: prompts that the server is given at once; max_queue: those that may wait for it here. It is looked at
     every look_s. first_text_timeout_s bounds its queue and the reading of the prompt, pause_timeout_s what follows.
+    connect_timeout_s is less than look_timeout_s: a handshake cancelled from outside leaves httpx's socket open.
     """
 
     url: str
@@ -45,7 +46,7 @@ class UpstreamSettings:
     context_tokens: int | None = None
     max_batch: int = 8
     max_queue: int = 32
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: float = 3.0
     first_text_timeout_s: float = 120.0
     pause_timeout_s: float = 30.0
     look_s: float = 5.0

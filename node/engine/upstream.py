@@ -1,8 +1,9 @@
 """An engine that somebody else runs: prompts go to an OpenAI-compatible server, which answers them.
 
-The server is looked at every few seconds, and at once when a request has failed. What it serves then is `cards`; while
-it is down there are none and `trouble` says why, so that the node stops offering its models, and every prompt fails
-at once, so that clients go elsewhere. At the start a server that is down is waited for, like at any other time.
+The server is looked at every few seconds while it has nothing to do for us, and at once when a request has failed. What
+it serves then is `cards`; while it is down there are none and `trouble` says why, so that the node stops offering
+its models, and every prompt fails at once, so that clients go elsewhere. At the start a server that is down is
+waited for, like at any other time.
 
 What comes from the server is parsed strictly and bounded: it is the operator's own, but its bytes go to strangers.
 """
@@ -28,7 +29,7 @@ from node.engine.events import CacheScope, EngineEvent, GenerationFinished, Mode
 from node.engine.openai_codec import decode_models
 from node.engine.settings import UpstreamModel, UpstreamSettings
 from node.engine.upstream_answer import UpstreamAnswer
-from node.engine.upstream_request import refusal_of, request_of
+from node.engine.upstream_request import denied, refusal_of, request_of
 from overlay.wire.prompt import Prompt
 from verify.stated import UPSTREAM, upstream_model_id
 
@@ -84,8 +85,7 @@ class UpstreamEngine:
                     await self._look(client)
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
-                    with trio.move_on_after(self._settings.look_s):
-                        await self._look_now.wait()
+                    await self._wait_to_look()
             finally:
                 self._client = None
                 self._note((), "the engine was stopped")
@@ -203,6 +203,18 @@ class UpstreamEngine:
 
     # --- the server's health ----------------------------------------------------------------------------
 
+    async def _wait_to_look(self) -> None:
+        """Until a request has failed, or a while has passed and nothing is under way.
+
+        An answer that is under way shows that the server lives, or fails within its own time. And some servers break
+        off what they compute when they are asked for something else.
+        """
+        while True:
+            with trio.move_on_after(self._settings.look_s):
+                await self._look_now.wait()
+            if self._look_now.is_set() or not self._active:
+                return
+
     async def _look(self, client: httpx.AsyncClient) -> None:
         """See what is served now."""
         began = trio.current_time()
@@ -212,7 +224,7 @@ class UpstreamEngine:
         except (httpx.TimeoutException, trio.TooSlowError):
             # Some servers answer nothing else while they compute. One whose tokens come is not down.
             if self._last_sign < began:
-                self._note((), f"{self._settings.url} gave no answer in {self._settings.look_timeout_s:g} s")
+                self._note((), f"{self._settings.url} gave no answer in time")
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             self._note(
                 (),
@@ -233,9 +245,9 @@ class UpstreamEngine:
                 raise UpstreamMalformedError(
                     "it has no list of models there; the URL of most servers ends in /v1"
                 )
-            raise refusal_of(
-                reply.status_code, b"", alias="", retry_after=None, guess_s=self._settings.look_s, secret=None
-            )
+            if reply.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                raise denied(reply.status_code)
+            raise UpstreamDownError(f"it answers {reply.status_code}")
 
     def _cards_of(self, served: dict[str, int | None]) -> tuple[tuple[ModelCard, ...], str | None]:
         cards, troubles = [], []
@@ -314,7 +326,7 @@ async def _read(reply: httpx.Response, max_bytes: int) -> bytes:
 
 
 def _missing(model: UpstreamModel, served: dict[str, int | None]) -> str:
-    names = ", ".join(sorted(served)[:_NAMES_SHOWN]) or "nothing"
+    names = ", ".join(map(repr, sorted(served)[:_NAMES_SHOWN])) or "nothing"
     return (
         f"the server does not serve {model.name!r}, it serves {names}: name one of these in engine.upstream_models, "
         f"as {model.alias}=NAME"

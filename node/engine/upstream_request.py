@@ -66,7 +66,7 @@ def refusal_of(
         case 400 | 413 | 422:
             return PromptRefusedError(_complaint(body, secret))
         case 401 | 403:
-            return UpstreamDeniedError(f"it answers {status}; set engine.upstream_key to a key that it takes")
+            return denied(status)
         case 404:
             return UnknownModelError(alias)
         case 429 | 503:
@@ -75,6 +75,11 @@ def refusal_of(
             return UpstreamDownError(f"it answers {status}")
         case _:
             return UpstreamMalformedError(f"it answers {status}")
+
+
+def denied(status: int) -> UpstreamDeniedError:
+    """It does not know us."""
+    return UpstreamDeniedError(f"it answers {status}; set engine.upstream_key to a key that it takes")
 
 
 def read_retry_after(value: str | None, guess_s: float) -> float:

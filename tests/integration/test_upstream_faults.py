@@ -259,6 +259,14 @@ async def test_a_server_that_does_not_serve_the_model_is_said_with_the_remedy(li
             await ask(engine, Prompt(model="other", text="", sampler=SamplerSpec(), nonce=bytes(32)))
 
 
+async def test_a_url_at_which_nobody_speaks_so_is_said():
+    async with fake_upstream() as server:
+        tls = server.settings().url.replace("http:", "https:")
+        for url in (tls, "http://127.0.0.1:1/v1", "http://nowhere.invalid/v1"):
+            async with running(server, url=url, connect_timeout_s=0.3) as engine:
+                assert engine.trouble.startswith((f"nothing answers at {url}", f"{url} gave no answer"))
+
+
 async def test_one_model_of_two_is_served_and_the_other_is_said():
     two = (UpstreamModel("alias", "served"), UpstreamModel("b", "b"))
     async with fake_upstream() as server, running(server, models=two) as engine:
@@ -285,17 +293,56 @@ async def test_a_failed_answer_has_the_server_looked_at_at_once_and_again_until_
         assert len(engine.cards) == 1
 
 
-async def test_a_server_that_lists_nothing_while_it_computes_is_not_down():
-    async def slowly(stream):
-        await stream.send_all(STREAMING)
-        while True:
-            await stream.send_all(said("a"))
-            await trio.sleep(0.05)
+async def slowly(stream):
+    """An answer without an end, a word at a time."""
+    await stream.send_all(STREAMING)
+    while True:
+        await stream.send_all(said("a"))
+        await trio.sleep(0.05)
 
-    settings = {"look_s": 0.05, "look_timeout_s": 0.3}
-    async with fake_upstream(answer=slowly) as server, running(server, **settings) as engine:
+
+async def test_a_server_is_left_in_peace_while_it_answers():
+    looks, looked = [], trio.Event()
+
+    async def listing(stream):
+        looks.append(trio.current_time())
+        looked.set()
+        await models()(stream)
+
+    async with (
+        fake_upstream(listing=listing, answer=slowly) as server,
+        running(server, look_s=0.05) as engine,
+    ):
+        async with engine.generate(PROMPT) as events:
+            began = trio.current_time()
+            assert len([told async for told in events if isinstance(told, TextDecoded)]) > 1
+            assert not [at for at in looks if at > began + 0.05]
+            looked = trio.Event()
+        await looked.wait()
+
+
+async def test_a_server_that_lists_nothing_while_it_computes_is_not_down():
+    async def first_slowly_then_badly(stream):
+        await (slowly if len(server.asked) == 1 else answering(said("a")))(stream)
+
+    settings = {"look_timeout_s": 0.3}
+    async with (
+        fake_upstream(answer=first_slowly_then_badly) as server,
+        running(server, **settings) as engine,
+        engine.generate(PROMPT) as events,
+    ):
+        await anext(events)
         server.listing = then_silence()
-        long = Prompt(model="alias", text="", sampler=SamplerSpec(max_tokens=20), nonce=bytes(32))
-        async with engine.generate(long) as events:
-            async for _ in events:
-                assert engine.trouble is None
+        with pytest.raises(UpstreamDownError):
+            await ask(engine)
+        async for _ in events:
+            assert engine.trouble is None
+
+
+async def test_a_server_that_still_loads_is_waited_for():
+    listing = writing(reply("503 Service Unavailable", {"error": "loading model"}))
+    async with fake_upstream(listing=listing) as server, running(server, look_s=0.05) as engine:
+        assert "answers 503" in engine.trouble
+        server.listing, changed = models(), engine.changed
+        await changed.wait()
+        assert engine.trouble is None

@@ -91,7 +91,10 @@ class FakeUpstream:
     async def handle(self, stream: trio.SocketStream) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            head += await stream.receive_some()
+            data = await stream.receive_some()
+            if not data:
+                return
+            head += data
         top, _, body = head.partition(b"\r\n\r\n")
         first, *lines = top.decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -169,6 +169,7 @@ def test_base_url_without_a_path_gets_the_usual_one(url, base):
         ({"engine.upstream_url": "ftp://host/v1"}, "http://HOST:PORT/v1"),
         ({"engine.upstream_url": "http://host:99999/v1"}, "http://HOST:PORT/v1"),
         ({"engine.upstream_url": "http://[::1/v1"}, "http://HOST:PORT/v1"),
+        ({"engine.upstream_url": f"http://{'a' * 70}/v1"}, "http://HOST:PORT/v1"),
         ({"engine.upstream_url": "http://host/v1\nX: y"}, "http://HOST:PORT/v1"),
         ({"engine.upstream_url": "http://me:secret@host/v1"}, "upstream_key"),
         ({"engine.upstream_url": "http://host/v1?key=secret"}, "end with its path"),
