@@ -17,7 +17,7 @@ from node.engine.errors import (
 from node.engine.events import GenerationFinished, ModelCard, TextDecoded
 from node.engine.settings import UpstreamModel
 from node.engine.sse import MAX_LINE_BYTES
-from node.engine.upstream import UpstreamEngine
+from node.engine.upstream import UpstreamEngine, look_once
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 from tests.support.upstream_server import (
     DONE,
@@ -265,6 +265,14 @@ async def test_a_url_at_which_nobody_speaks_so_is_said():
         for url in (tls, "http://127.0.0.1:1/v1", "http://nowhere.invalid/v1"):
             async with running(server, url=url, connect_timeout_s=0.3) as engine:
                 assert engine.trouble.startswith((f"nothing answers at {url}", f"{url} gave no answer"))
+
+
+async def test_a_look_for_doctor_says_what_is_served_and_what_is_not():
+    two = (UpstreamModel("alias", "served"), UpstreamModel("b", "b"))
+    async with fake_upstream() as server:
+        cards, trouble = await look_once(server.settings(models=two))
+    assert [(card.alias, card.context_tokens) for card in cards] == [("alias", 2048)]
+    assert "'b'" in trouble
 
 
 async def test_one_model_of_two_is_served_and_the_other_is_said():
