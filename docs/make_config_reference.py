@@ -43,6 +43,8 @@ PURPOSE = {
     "engine.cache_mb": "MiB for keys and values of each model: of running answers, and of beginnings that are "
     "kept for later prompts",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",
+    "engine.max_wait_s": "seconds to a first token over which a prompt is refused rather than queued, unless nothing "
+    "is ahead of it",
     "api.host": "where the local API listens; anything but loopback needs `api.key`",
     "api.port": "its port; 0 takes a free one",
     "api.key": "bearer key that requests must carry",

@@ -205,6 +205,7 @@ class Daemon:
             threads=engine.threads,
             max_batch=engine.max_batch,
             max_queue=engine.max_queue,
+            max_wait_s=engine.max_wait_s,
             cache_bytes=engine.cache_mb << 20,
         )
         return Engine(folders, settings)

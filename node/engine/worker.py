@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from node.engine.block_manager import CACHE_KEY_BYTES, scope_of
 from node.engine.errors import EngineError, UnknownModelError
+from node.engine.load_reporter import LoadReporter
 from node.engine.protocol import (
     Beat,
     Cancel,
@@ -114,21 +115,28 @@ def _serve(pipes: Pipes, configure: Configure) -> int:
 
 
 def _run(pipes: Pipes, engines: "dict[ModelId, ModelEngine]") -> int:
+    reporter = LoadReporter(engines, pipes.send, time.perf_counter)
     while True:
-        busy = [engine for engine in engines.values() if not engine.is_idle]
+        busy = {model_id: engine for model_id, engine in engines.items() if not engine.is_idle}
         commands = pipes.receive(wait=not busy)
         if commands is None:
             return 0
+        for engine in engines.values():
+            engine.admission.beside_s = sum(
+                each.admission.step_s for each in busy.values() if each is not engine
+            )
         for command in commands:
             _obey(pipes, engines, command)
+            reporter.note(command)
         if commands:
-            pipes.send(Beat())
-        for engine in busy:
+            reporter.commands_taken()
+        for model_id, engine in busy.items():
             outputs = engine.step() if not engine.is_idle else []
             for request, event in outputs:
                 pipes.send(Told(request, event))
             if not outputs:
                 pipes.send(Beat())
+            reporter.step_done(model_id)
 
 
 def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command | Report) -> None:
