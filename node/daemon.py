@@ -32,6 +32,7 @@ from node.home import DaemonInfo, Home
 from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
 from node.keys import KeyRing
 from node.logs import get_logger
+from node.loop_delay import watch_loop
 from node.metrics import Metrics
 from node.observer import Observer
 from node.service import Identity, NodeService
@@ -290,6 +291,7 @@ class Daemon:
             await nursery.start(neighbourhood.serve)
             api_url = await nursery.start(self._serve_api)
             nursery.start_soon(self._keep_house)
+            nursery.start_soon(watch_loop, self._metrics.loop_delay.observe)
             await nursery.start(self._await_signal)
             self._publish(api_url)
             task_status.started()
@@ -433,6 +435,7 @@ class Daemon:
                 return
             self._service.writer = writer
             self._service.own_models = self._offers
+            self._service.own_loads = lambda: engine.gate.loads
             del self._service.starting["engine"]
             log.info("models loaded", models=[card.alias for card in engine.cards])
             announcer.announce_soon()
@@ -449,7 +452,7 @@ class Daemon:
         await serve_api(app, api, self._stop.wait, drain_s=drain_s, task_status=task_status)
 
     async def _keep_house(self) -> None:
-        observer = Observer(self._metrics, self._switch, self._relay, self._client)
+        observer = Observer(self._metrics, self._switch, self._relay, self._client, self._engine)
         while True:
             observer.observe()
             self._save()

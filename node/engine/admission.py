@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from node.engine.answer_length import AnswerLengths
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager
 from node.engine.errors import EngineBusyError
-from node.engine.events import EngineLoad
+from node.engine.events import EngineLoad, ModelCard
 from node.engine.forecast import Forecast, Job, Machine, forecast
 from node.engine.scheduler import BatchLimits, Scheduler
 from node.engine.sequence import Sequence
 from node.engine.step_time import StepTime, StepWork
-from overlay.wire.prompt import ModelId
 
 _EXACT = 64
 """So many waiting prompts are held against the cache; those behind them are taken to be new in full."""
@@ -58,8 +57,8 @@ class Admission:
         if sequence.output_ids:
             self._lengths.ended(len(sequence.output_ids))
 
-    def load(self, model_id: ModelId) -> EngineLoad:
-        """How busy the model is now."""
+    def load(self, card: ModelCard) -> EngineLoad:
+        """How busy the model, which this card is of, is now."""
         waiting, running = list(self._waiting()), self._running()
         reading = sum(bool(job.unread) for job in running)
         decoding, predict = len(running) - reading, self._step_time.predict
@@ -69,7 +68,8 @@ class Admission:
         probe = Job(1, 0, usual)
         ahead = self._forecast([*waiting, probe])
         return EngineLoad(
-            model_id=model_id,
+            model_id=card.model_id,
+            alias=card.alias,
             waiting=len(waiting),
             reading=reading,
             decoding=decoding,

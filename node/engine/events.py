@@ -92,6 +92,7 @@ class EngineLoad:
     """
 
     model_id: ModelId
+    alias: str
     waiting: int
     reading: int
     decoding: int

@@ -90,7 +90,7 @@ class ModelEngine:
     @property
     def load(self) -> EngineLoad:
         """How busy it is."""
-        return self.admission.load(self.card.model_id)
+        return self.admission.load(self.card)
 
     def submit(
         self,

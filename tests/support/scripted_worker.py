@@ -49,6 +49,7 @@ def finish(request, count):
 def load(wait_s):
     return EngineLoad(
         model_id=CARD.model_id,
+        alias=CARD.alias,
         waiting=0,
         reading=1,
         decoding=0,

@@ -7,7 +7,7 @@ import pytest
 from node.engine.admission import Admission
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager
 from node.engine.errors import EngineBusyError
-from node.engine.events import EngineLoad, PromptPrefilled
+from node.engine.events import EngineLoad, ModelCard, PromptPrefilled
 from node.engine.gate import Gate
 from node.engine.protocol import LoadReport
 from node.engine.scheduler import BatchLimits, Scheduler
@@ -41,7 +41,7 @@ class Model:
 
     @property
     def load(self):
-        return self.admission.load(MODEL)
+        return self.admission.load(ModelCard(MODEL, "one", "torch-fp32", 8192))
 
 
 def test_an_idle_model_takes_a_prompt_however_long():
@@ -121,6 +121,7 @@ def test_measured_steps_change_what_is_predicted():
 
 LOAD = EngineLoad(
     model_id=MODEL,
+    alias="one",
     waiting=0,
     reading=1,
     decoding=0,

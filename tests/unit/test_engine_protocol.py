@@ -55,6 +55,7 @@ FRAMES = (
     LoadReport(
         EngineLoad(
             model_id=MODEL,
+            alias="smollm2-135m",
             waiting=1,
             reading=2,
             decoding=3,
