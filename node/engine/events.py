@@ -81,6 +81,20 @@ class Replay:
     reference_ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """Blocks of a model's cache that anybody may share. begins: what was told before is void, and this starts anew.
+
+    stored: (hash, hash of the block before it, or b"") of blocks that are there now; evicted: hashes of those that
+    are not. Each block is in one report once, as it was at the end.
+    """
+
+    model_id: ModelId
+    begins: bool
+    stored: tuple[tuple[bytes, bytes], ...] = ()
+    evicted: tuple[bytes, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
     """How busy a model is, and how fast: what a router or an operator wants to know of it.

@@ -28,6 +28,7 @@ from node.engine.events import (
 )
 from node.engine.manifest import read_manifest
 from node.engine.model_runner import ModelRunner, top_candidates
+from node.engine.public_blocks import PublicBlocks
 from node.engine.replay import Scores, read_ending, score_rows
 from node.engine.sampler import Candidates, SeededPosition, sample
 from node.engine.scheduler import BatchLimits, Scheduler
@@ -73,7 +74,8 @@ class ModelEngine:
                 f"set engine.cache_mb to {(FEWEST_BLOCKS * block_bytes >> 20) + 1} or more"
             )
         self._runner.reserve(blocks)
-        self._blocks = BlockManager(blocks, settings.cache_key)
+        self.public_blocks = PublicBlocks(manifest.model_id)
+        self._blocks = BlockManager(blocks, settings.cache_key, self.public_blocks.note)
         limits = BatchLimits(sequences=settings.max_batch)
         self._scheduler = Scheduler(limits, self._blocks)
         self.admission = Admission(self._scheduler, self._blocks, limits, settings.max_wait_s)

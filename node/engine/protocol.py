@@ -12,6 +12,7 @@ import msgpack
 
 from node.engine import errors
 from node.engine.events import (
+    CacheReport,
     CacheScope,
     EngineEvent,
     EngineLoad,
@@ -53,6 +54,14 @@ class Cancel:
     """Forget a request."""
 
     request: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCache:
+    """Tell which public blocks a model has, and then what changes; or, not is_wanted, no more of it."""
+
+    model_id: ModelId
+    is_wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +116,13 @@ class LoadReport:
     taken: int
 
 
-Command = Configure | Submit | Cancel
-Report = Ready | Told | Refused | LoadFailed | Beat | LoadReport
+Command = Configure | Submit | Cancel | ReportCache
+Report = Ready | Told | Refused | LoadFailed | Beat | LoadReport | CacheReport
 
 _KINDS: tuple[type, ...] = (
     *(Configure, Submit, Cancel, Ready, Told, ErrorReport, Refused, LoadFailed, Beat),
     *(EngineSettings, ModelCard, PromptPrefilled, TokensDecoded, GenerationFinished, Replay),
-    *(Prompt, ChatMessage, SamplerSpec, EngineLoad, LoadReport),
+    *(Prompt, ChatMessage, SamplerSpec, EngineLoad, LoadReport, ReportCache, CacheReport),
 )
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMES = tuple(tuple(field.name for field in fields(kind)) for kind in _KINDS)

@@ -14,8 +14,10 @@ from pathlib import Path
 import structlog
 import trio
 
+from node.engine.cache_feed import CacheFeeds
 from node.engine.errors import EngineBusyError, EngineCrashedError, EngineError, UnknownModelError
 from node.engine.events import (
+    CacheReport,
     CacheScope,
     EngineEvent,
     GenerationFinished,
@@ -96,6 +98,7 @@ class Engine:
         self._became_ready = trio.Event()
         self._down_because = "it has not been started"
         self.gate = Gate(self._settings)
+        self.cache = CacheFeeds(self._post_if_ready)
         self.restarts = 0
 
     @property
@@ -206,6 +209,11 @@ class Engine:
             raise EngineCrashedError(self._down_because)
         return self._worker
 
+    def _post_if_ready(self, command: Command) -> bool:
+        if self._worker is not None:
+            self._worker.post(command)
+        return self._worker is not None
+
     def _register(
         self, room: int, *, is_replay: bool
     ) -> tuple[int, trio.MemoryReceiveChannel[EngineEvent | Replay | EngineError]]:
@@ -231,6 +239,7 @@ class Engine:
         finally:
             self._worker = None
             self.gate.forget()
+            self.cache.worker_gone()
             self._became_ready = trio.Event()
             worker.process.kill()
             with trio.CancelScope(shield=True):
@@ -274,6 +283,7 @@ class Engine:
                 self._cards = report.cards
                 self._worker = worker
                 self._became_ready.set()
+                self.cache.worker_ready()
                 if task_status is not None:
                     task_status.started()
             case Told():
@@ -284,6 +294,8 @@ class Engine:
                 worker.refusal = rebuild_error(report.error)
             case LoadReport():
                 self.gate.take(report, trio.current_time())
+            case CacheReport():
+                self.cache.put(report)
             case Beat():
                 pass
             case _:

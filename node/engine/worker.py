@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from node.engine.protocol import (
     Ready,
     Refused,
     Report,
+    ReportCache,
     Submit,
     Told,
     encode_frame,
@@ -130,6 +132,7 @@ def _run(pipes: Pipes, engines: "dict[ModelId, ModelEngine]") -> int:
             reporter.note(command)
         if commands:
             reporter.commands_taken()
+            _tell_cache(pipes, engines.values())
         for model_id, engine in busy.items():
             outputs = engine.step() if not engine.is_idle else []
             for request, event in outputs:
@@ -137,6 +140,7 @@ def _run(pipes: Pipes, engines: "dict[ModelId, ModelEngine]") -> int:
             if not outputs:
                 pipes.send(Beat())
             reporter.step_done(model_id)
+            _tell_cache(pipes, [engine])
 
 
 def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command | Report) -> None:
@@ -151,8 +155,18 @@ def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command 
         case Cancel():
             for engine in engines.values():
                 engine.cancel(command.request)
+        case ReportCache(model_id, is_wanted):
+            if model_id in engines:
+                blocks = engines[model_id].public_blocks
+                (blocks.begin if is_wanted else blocks.cease)()
         case _:
             raise ValueError(f"a worker takes no {type(command).__name__}")
+
+
+def _tell_cache(pipes: Pipes, engines: "Iterable[ModelEngine]") -> None:
+    for engine in engines:
+        for report in engine.public_blocks.reports():
+            pipes.send(report)
 
 
 def _engine(engines: "dict[ModelId, ModelEngine]", model_id: ModelId) -> "ModelEngine":

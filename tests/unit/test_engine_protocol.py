@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from node.engine import errors
 from node.engine.events import (
+    CacheReport,
     EngineLoad,
     GenerationFinished,
     ModelCard,
@@ -22,6 +23,7 @@ from node.engine.protocol import (
     LoadReport,
     Ready,
     Refused,
+    ReportCache,
     Submit,
     Told,
     encode_frame,
@@ -52,6 +54,8 @@ FRAMES = (
     Refused(3, report_error(errors.PromptTooLongError(9000, 8191))),
     LoadFailed(report_error(errors.ModelDamagedError("a", "config.json", "is missing"))),
     Beat(),
+    ReportCache(MODEL, is_wanted=True),
+    CacheReport(MODEL, begins=True, stored=((bytes(8), b""),), evicted=(bytes(8),)),
     LoadReport(
         EngineLoad(
             model_id=MODEL,
