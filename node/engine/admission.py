@@ -36,7 +36,7 @@ class Admission:
         """What the last step took."""
 
     def check(self) -> None:
-        """Refuse the prompt that was added last if its first token is too far off and not by its own length alone.
+        """Refuse the prompt that was added last if its first token is too far off. One that is alone never is.
 
         Raises:
             EngineBusyError: with the time after which the backlog will have shrunk enough.

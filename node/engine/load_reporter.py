@@ -5,15 +5,27 @@ a forecast takes about a millisecond, some more where queues are long.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from node.engine.events import EngineLoad
 from node.engine.protocol import Command, LoadReport, Report, Submit
 from overlay.wire.prompt import ModelId
 
-if TYPE_CHECKING:
-    from node.engine.model_engine import ModelEngine
-
 REPORT_EVERY_S = 0.25
+
+
+class Reported(Protocol):
+    """What is reported on: a `node.engine.model_engine.ModelEngine`."""
+
+    @property
+    def is_idle(self) -> bool:
+        """There is nothing to compute."""
+        ...
+
+    @property
+    def load(self) -> EngineLoad:
+        """How busy it is."""
+        ...
 
 
 class LoadReporter:
@@ -21,7 +33,7 @@ class LoadReporter:
 
     def __init__(
         self,
-        engines: "Mapping[ModelId, ModelEngine]",
+        engines: Mapping[ModelId, Reported],
         send: Callable[[Report], None],
         clock: Callable[[], float],
     ) -> None:

@@ -9,7 +9,8 @@ from node.engine.block_manager import BLOCK_TOKENS, BlockManager
 from node.engine.errors import EngineBusyError
 from node.engine.events import EngineLoad, ModelCard, PromptPrefilled
 from node.engine.gate import Gate
-from node.engine.protocol import LoadReport
+from node.engine.load_reporter import REPORT_EVERY_S, LoadReporter
+from node.engine.protocol import Cancel, LoadReport, Submit
 from node.engine.scheduler import BatchLimits, Scheduler
 from node.engine.settings import EngineSettings
 from node.engine.step_time import PRIOR, StepWork
@@ -38,6 +39,10 @@ class Model:
 
     def step(self):
         perform(self.scheduler, self.scheduler.plan())
+
+    @property
+    def is_idle(self):
+        return self.scheduler.is_idle
 
     @property
     def load(self):
@@ -115,6 +120,49 @@ def test_measured_steps_change_what_is_predicted():
         model.admission.measured(StepWork(0, 512, 512 * 256), 10.0)
     assert model.load.wait_s > 10 * before.wait_s
     assert model.load.prefill_token_s == pytest.approx(10 / 512, rel=0.3)
+
+
+# --- when it is said ----------------------------------------------------------------------------------
+
+
+class Reports:
+    """What a worker with one model says of its load, on a clock that stands still until it is moved."""
+
+    def __init__(self, model):
+        self.now = 100.0
+        self.told = []
+        self.reporter = LoadReporter({MODEL: model}, self.told.append, lambda: self.now)
+
+
+def submitted(request, model_id=MODEL):
+    return Submit(request, model_id, prompt(10))
+
+
+def test_what_commands_changed_is_said_before_the_step_with_the_last_request_that_it_counts():
+    model = Model(max_wait_s=1e9)
+    reports = Reports(model)
+    model.submit(1000)
+    for command in (submitted(4), submitted(5), submitted(6, OTHER), Cancel(4)):
+        reports.reporter.note(command)
+    reports.reporter.commands_taken()
+    (report,) = reports.told
+    assert report.taken == 5
+    assert report.load.queued_tokens == 1000
+
+
+def test_a_model_at_work_is_reported_on_a_few_times_a_second_and_at_once_when_it_is_done():
+    model = Model(max_wait_s=1e9)
+    reports = Reports(model)
+    model.submit(10, output=100)
+    for _ in range(50):
+        model.step()
+        reports.now += 0.02
+        reports.reporter.step_done(MODEL)
+    assert len(reports.told) == 1.0 / REPORT_EVERY_S
+    model.scheduler.remove(1)
+    reports.reporter.step_done(MODEL)
+    assert reports.told[-1].load.wait_s == 0.0
+    assert len(reports.told) == 1.0 / REPORT_EVERY_S + 1
 
 
 # --- the daemon's look ahead of it -------------------------------------------------------------------
