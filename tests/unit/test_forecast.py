@@ -106,6 +106,7 @@ def test_an_answer_that_outlived_all_others_has_as_much_before_it_as_behind_it()
     assert lengths.expect(40, 1000) == 40
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10_000)), st.integers(0, 10_000), st.integers(1, 10_000))
 def test_an_answer_under_way_always_has_a_token_to_come_and_none_beyond_its_bound(past, produced, more):
     lengths = AnswerLengths()

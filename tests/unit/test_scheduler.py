@@ -94,6 +94,7 @@ def test_a_removed_request_leaves_its_room_at_once():
     assert [chunk.sequence.request for chunk in scheduler.plan()] == [2]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 2000), max_size=20), st.integers(1, 512))
 def test_a_step_s_budget_is_spent_while_there_is_something_to_read(unread, budget):
     shares = share_budget(unread, budget)

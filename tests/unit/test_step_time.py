@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.engine.step_time import PRIOR, StepTime, StepWork
@@ -106,6 +106,7 @@ def test_input_that_never_varies_is_predicted_and_does_not_run_away():
     assert model.predict(StepWork(8, 0, 4000)) < 1.0
 
 
+@settings(deadline=None)
 @given(st.lists(measurements, max_size=30), works)
 def test_predictions_are_finite_and_not_negative_whatever_was_measured(past, work):
     model = StepTime()
@@ -116,6 +117,7 @@ def test_predictions_are_finite_and_not_negative_whatever_was_measured(past, wor
     assert predicted >= 0
 
 
+@settings(deadline=None)
 @given(st.lists(measurements, max_size=30), works, works)
 def test_more_work_never_takes_less_time(past, less, more):
     model = StepTime()
