@@ -50,6 +50,8 @@ PURPOSE = {
     '`{"llama-8b" = "meta-llama/Llama-3.1-8B-Instruct"}`, elsewhere `llama-8b=meta-llama/Llama-3.1-8B-Instruct`',
     "engine.upstream_context_tokens": "longest prompt plus answer; 0: the server says it, as vLLM, SGLang and "
     "llama.cpp do",
+    "engine.max_wait_s": "seconds to a first token over which a prompt is refused rather than queued, unless nothing "
+    "is ahead of it",
     "api.host": "where the local API listens; anything but loopback needs `api.key`",
     "api.port": "its port; 0 takes a free one",
     "api.key": "bearer key that requests must carry",

@@ -33,6 +33,7 @@ from node.home import DaemonInfo, Home
 from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
 from node.keys import KeyRing
 from node.logs import get_logger
+from node.loop_delay import watch_loop
 from node.metrics import Metrics
 from node.observer import Observer
 from node.service import Identity, NodeService
@@ -143,7 +144,8 @@ class Daemon:
         self._switch = self._make_switch()
         self._client = self._make_client() if config.roles.client else None
         self._upstream = self._make_upstream() if self._has_upstream else None
-        self._engine = self._upstream or (self._make_worker() if config.roles.model else None)
+        self._worker = self._make_worker() if config.roles.model and not self._has_upstream else None
+        self._engine = self._upstream or self._worker
         self._models: ModelService | None = None
         self._addresses: tuple[str, ...] = ()
         self._service = self._make_service()
@@ -214,6 +216,7 @@ class Daemon:
             threads=engine.threads,
             max_batch=engine.max_batch,
             max_queue=engine.max_queue,
+            max_wait_s=engine.max_wait_s,
             cache_bytes=engine.cache_mb << 20,
         )
         return Engine(folders, settings)
@@ -305,6 +308,7 @@ class Daemon:
             await nursery.start(neighbourhood.serve)
             api_url = await nursery.start(self._serve_api)
             nursery.start_soon(self._keep_house)
+            nursery.start_soon(watch_loop, self._metrics.loop_delay.observe)
             await nursery.start(self._await_signal)
             self._publish(api_url)
             task_status.started()
@@ -448,6 +452,9 @@ class Daemon:
                 return
             self._service.writer = writer
             self._service.own_models = self._offers
+            if self._worker is not None:
+                worker = self._worker
+                self._service.own_loads = lambda: worker.gate.loads
             del self._service.starting["engine"]
             if self._upstream is not None:
                 nursery.start_soon(self._follow_upstream, self._upstream, announcer)
@@ -484,7 +491,7 @@ class Daemon:
         await serve_api(app, api, self._stop.wait, drain_s=drain_s, task_status=task_status)
 
     async def _keep_house(self) -> None:
-        observer = Observer(self._metrics, self._switch, self._relay, self._client)
+        observer = Observer(self._metrics, self._switch, self._relay, self._client, self._worker)
         while True:
             observer.observe()
             self._save()

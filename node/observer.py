@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter
 
+from node.engine.events import EngineLoad
+from node.engine.supervisor import Engine
 from node.metrics import Metrics
 from overlay.client.client import Client
 from overlay.protocol.relay import RelayMachine
@@ -17,12 +19,16 @@ _CLOVES = {"cloves_delivered": "delivered", "cloves_undelivered": "undelivered"}
 
 @dataclass(slots=True)
 class Observer:
-    """Reads the parts of one daemon whenever it is asked to."""
+    """Reads the parts of one daemon whenever it is asked to.
+
+    Models are labels by their aliases, which the node's owner has chosen.
+    """
 
     metrics: Metrics
     switch: Switch
     relay: RelayMachine | None
     client: Client | None
+    engine: Engine | None = None
 
     def observe(self) -> None:
         """Bring the metrics up to what the parts have counted."""
@@ -36,6 +42,8 @@ class Observer:
         if self.client is not None:
             pool = self.client.pool
             _raise_to(metrics.circuit_builds, {"ok": pool.built, "failed": pool.failed})
+        if self.engine is not None:
+            self._observe_engine(self.engine)
 
     def _observe_relay(self, relay: RelayMachine) -> None:
         counted = relay.counters.as_dict()
@@ -43,6 +51,20 @@ class Observer:
         _raise_to(self.metrics.cells, _named(counted, _CELLS))
         _raise_to(self.metrics.dropped_cells, _named(counted, _DROPS))
         _raise_to(self.metrics.cloves, _named(counted, _CLOVES))
+
+    def _observe_engine(self, engine: Engine) -> None:
+        _raise_to(self.metrics.engine_refusals, engine.gate.refusals)
+        for load in engine.gate.loads:
+            self._observe_load(load)
+
+    def _observe_load(self, load: EngineLoad) -> None:
+        metrics, model = self.metrics, load.alias
+        for state in ("waiting", "reading", "decoding"):
+            metrics.engine_requests.labels(model, state).set(getattr(load, state))
+        metrics.engine_queued_tokens.labels(model).set(load.queued_tokens)
+        metrics.engine_wait.labels(model).set(load.wait_s)
+        metrics.engine_prefill_token.labels(model).set(load.prefill_token_s)
+        metrics.engine_decode_step.labels(model).set(load.decode_step_s)
 
 
 def _named(counted: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:

@@ -24,6 +24,7 @@ from node.api.ports import (
     StatusReport,
 )
 from node.clock import Clock
+from node.engine.events import EngineLoad
 from node.errors import StoreError
 from node.logs import get_logger
 from node.metrics import Metrics
@@ -135,7 +136,8 @@ class Recorder:
 class NodeService:
     """Implements `node.api.ports.Service`.
 
-    writer and own_models: this node's engine, where it has one. anonymity: a sentence on what protection is left.
+    writer, own_models, own_loads: this node's engine, where it has one. anonymity: a sentence on what protection is
+    left.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class NodeService:
     ) -> None:
         self.writer: AnswerWriter | None = None
         self.own_models: Callable[[], tuple[ModelOffer, ...]] = tuple
+        self.own_loads: Callable[[], tuple[EngineLoad, ...]] = tuple
         self.starting: dict[str, str] = {}
         """What is still being started, by part, in words for people; empty once all runs."""
         self.is_draining = False
@@ -302,6 +305,7 @@ class NodeService:
             links=len(self._switch.links.open_links()),
             circuits=len(self._switch.own_circuits),
             relayed_circuits=self._relayed_circuits(),
+            engine=self.own_loads(),
             anonymity=self._anonymity(),
             readiness=self.ready(),
         )

@@ -1,6 +1,6 @@
 """`/v1/chat/completions` and `/v1/completions`: a prompt in, its answer out, whole or as it comes.
 
-A stream's status line is sent when the first event is there, so that a refusal (busy, no route, unknown
+A stream's status line is sent when its first token is there, so that a refusal (busy, no route, unknown
 model) is still an HTTP error; from then on a failure is an error event and the stream ends without `[DONE]`.
 A client that goes away leaves the answer's context, which ends the answer at the model node.
 """
@@ -25,7 +25,7 @@ from node.api.problem import Problem, from_overlay, unanswered
 from node.clock import Clock
 from node.metrics import Metrics
 from overlay.errors import OverlayError
-from overlay.wire.answer import AnswerEvent, AnswerFailed, AnswerFinished, TokensGenerated
+from overlay.wire.answer import AnswerAccepted, AnswerEvent, AnswerFailed, AnswerFinished, TokensGenerated
 
 _PARSERS: Mapping[Kind, Callable[[Mapping[str, Any]], Asked]] = {"chat": parse_chat, "text": parse_text}
 
@@ -144,7 +144,8 @@ class _AnswerResponse(Response):
                     reply.texts.append(text)
                 case _:
                     pass
-            if self._asked.stream:
+            # That a model node has the prompt says nothing yet: its engine may still refuse it.
+            if self._asked.stream and not isinstance(event, AnswerAccepted):
                 await self._send_event(event, reply, send)
         if finished is None:
             raise unanswered("answer_incomplete", "the answer ended before it was whole")

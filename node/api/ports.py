@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.engine.events import EngineLoad
 from overlay.wire.answer import AnswerEvent
 from overlay.wire.prompt import Prompt
 
@@ -30,7 +31,10 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:
-    """The daemon about itself. node_id is hex; anonymity is a sentence on what protection is left."""
+    """The daemon about itself. node_id is hex; anonymity is a sentence on what protection is left.
+
+    engine: how busy the models of this very node are; empty where it has none.
+    """
 
     node_id: str
     version: str
@@ -47,6 +51,7 @@ class StatusReport:
     relayed_circuits: int
     anonymity: str
     readiness: Readiness
+    engine: tuple[EngineLoad, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,8 @@
 """`clove status`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import typer
 
 from node.cli.options import HomeOption, JsonOption
@@ -27,9 +30,20 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
                 ("links", report["links"]),
                 ("known", f"{report['relays_known']} relays, {report['model_nodes_known']} model nodes"),
                 ("models", ", ".join(report["models"]) or "none"),
+                *(("engine", engine_line(load)) for load in report["engine"]),
                 ("circuits", f"{report['circuits']} of its own, {report['relayed_circuits']} relayed"),
                 ("anonymity", report["anonymity"]),
             ]
         )
     if not readiness["ready"]:
         raise typer.Exit(ExitCode.DEGRADED)
+
+
+def engine_line(load: Mapping[str, Any]) -> str:
+    """How busy a model is, for people. load: `node.engine.events.EngineLoad` as the API gives it."""
+    requests = f"{load['decoding']} answering, {load['reading']} being read, {load['waiting']} waiting"
+    wait = f"first token in about {load['wait_s']:.1f} s" if load["wait_s"] else "idle"
+    speed = (
+        f"{1 / load['prefill_token_s']:.0f} prompt tokens/s" if load["prefill_token_s"] else "speed unknown"
+    )
+    return f"{load['alias']}: {requests}; {wait}; {speed}, {load['decode_step_s'] * 1000:.0f} ms a step"

@@ -34,6 +34,7 @@ from node.engine.events import CacheScope
 BLOCK_TOKENS = 16
 HASH_BYTES = 8
 CACHE_KEY_BYTES = 16
+PUBLIC_SCOPE = b"public"
 _IDS = Struct(f"<{BLOCK_TOKENS}I")
 _EVICTED_AT_ONCE = 32
 """Evicting one at a time would scatter a table over the pool."""
@@ -41,10 +42,11 @@ _EVICTED_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class BlockStored:
-    """A block can be shared from now on. parent: the hash before it in its chain; b"" at the start."""
+    """A block can be shared from now on within a scope. parent: the hash before it in its chain; b"" at the start."""
 
     hash: bytes
     parent: bytes
+    scope: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def scope_of(cache: CacheScope, session: bytes) -> bytes | None:
     """The scope of a request: everybody's, its session's, or none. A session without a name shares nothing."""
     match cache:
         case "public":
-            return b"public"
+            return PUBLIC_SCOPE
         case "session":
             return b"session" + session if session else None
         case "none":
@@ -177,7 +179,7 @@ class BlockManager:
             if found not in self._by_hash:  # else another sequence computed the same meanwhile
                 self._by_hash[found] = block
                 self._hashes[block] = found
-                self._tell(BlockStored(found, parent))
+                self._tell(BlockStored(found, parent, table.scope))
 
     def release(self, table: BlockTable) -> None:
         """A table is not needed any more. Its last blocks are evicted first: they are of use to the fewest."""

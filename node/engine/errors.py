@@ -4,7 +4,7 @@ EngineError
 ├── PromptRefusedError     the prompt can't be put to this model
 │   └── PromptTooLongError it has more tokens than the context holds
 ├── UnknownModelError      no such model here
-├── EngineBusyError        the queue is full
+├── EngineBusyError        the queue is full, or a first token too far off
 ├── EngineCrashedError     the worker died, or is just being started again
 │   ├── UpstreamDownError      an upstream engine can't be reached, or broke an answer off
 │   ├── UpstreamDeniedError    it refuses this node's key
@@ -46,11 +46,13 @@ class UnknownModelError(EngineError):
 
 
 class EngineBusyError(EngineError):
-    """The queue is full. Ask again after `retry_after_s`."""
+    """The queue is full or, with wait_s, the first token would come only then. Ask again after `retry_after_s`."""
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"the engine's queue is full; try again in {retry_after_s:.0f} s")
+    def __init__(self, retry_after_s: float, wait_s: float | None = None) -> None:
+        cause = "'s queue is full" if wait_s is None else f" would need {wait_s:.0f} s for a first token"
+        super().__init__(f"the engine{cause}; try again in {retry_after_s:.0f} s")
         self.retry_after_s = retry_after_s
+        self.wait_s = wait_s
 
 
 class EngineCrashedError(EngineError):

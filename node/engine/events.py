@@ -90,3 +90,39 @@ class Replay:
     logprobs: tuple[float, ...]
     fingerprints: tuple[bytes, ...]
     reference_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """Blocks of a model's cache that anybody may share. begins: what was told before is void, and this starts anew.
+
+    stored: (hash, hash of the block before it, or b"") of blocks that are there now; evicted: hashes of those that
+    are not. Each block is in one report once, as it was at the end.
+    """
+
+    model_id: ModelId
+    begins: bool
+    stored: tuple[tuple[bytes, bytes], ...] = ()
+    evicted: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """How busy a model is, and how fast: what a router or an operator wants to know of it.
+
+    waiting, reading, decoding: requests by what becomes of them now. queued_tokens: prompt tokens that are still to be
+    computed, cached ones not counted. prefill_token_s, decode_step_s: seconds of a prompt token and of a step of the
+    present answers, as measured here. wait_s: until a prompt of one token would have its first; 0 on an idle model.
+    answer_s: until its answer, if of usual length, would be whole.
+    """
+
+    model_id: ModelId
+    alias: str
+    waiting: int
+    reading: int
+    decoding: int
+    queued_tokens: int
+    prefill_token_s: float
+    decode_step_s: float
+    wait_s: float
+    answer_s: float

@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 
 from crypto.seeded import prompt_hash
+from node.engine.admission import Admission
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager, BlockTable
-from node.engine.errors import ModelError, PromptRefusedError, PromptTooLongError
+from node.engine.errors import EngineError, ModelError, PromptRefusedError, PromptTooLongError
 from node.engine.events import (
     EngineEvent,
+    EngineLoad,
     FinishReason,
     GenerationFinished,
     ModelCard,
@@ -26,11 +28,13 @@ from node.engine.events import (
 )
 from node.engine.manifest import read_manifest
 from node.engine.model_runner import ModelRunner, top_candidates
+from node.engine.public_blocks import PublicBlocks
 from node.engine.replay import Scores, read_ending, score_rows
 from node.engine.sampler import Candidates, SeededPosition, sample
 from node.engine.scheduler import BatchLimits, Scheduler
 from node.engine.sequence import Chunk, Sequence
 from node.engine.settings import EngineSettings
+from node.engine.step_time import StepWork
 from node.engine.text import AnswerText
 from node.engine.tokenizer import PromptTokenizer
 from overlay.wire.prompt import Prompt
@@ -70,8 +74,11 @@ class ModelEngine:
                 f"set engine.cache_mb to {(FEWEST_BLOCKS * block_bytes >> 20) + 1} or more"
             )
         self._runner.reserve(blocks)
-        self._blocks = BlockManager(blocks, settings.cache_key)
-        self._scheduler = Scheduler(BatchLimits(sequences=settings.max_batch), self._blocks)
+        self.public_blocks = PublicBlocks(manifest.model_id)
+        self._blocks = BlockManager(blocks, settings.cache_key, self.public_blocks.note)
+        limits = BatchLimits(sequences=settings.max_batch)
+        self._scheduler = Scheduler(limits, self._blocks)
+        self.admission = Admission(self._scheduler, self._blocks, limits, settings.max_wait_s)
         longest = self._runner.config.max_position_embeddings
         context = min(longest, settings.context_tokens, blocks * BLOCK_TOKENS)
         self._scores: dict[int, Scores] = {}
@@ -81,6 +88,11 @@ class ModelEngine:
     def is_idle(self) -> bool:
         """There is nothing to compute."""
         return self._scheduler.is_idle
+
+    @property
+    def load(self) -> EngineLoad:
+        """How busy it is."""
+        return self.admission.load(self.card)
 
     def submit(
         self,
@@ -95,6 +107,7 @@ class ModelEngine:
 
         Raises:
             PromptRefusedError: it is too long (PromptTooLongError), empty, or not for this model.
+            EngineBusyError: it would wait too long for its first token.
         """
         ids = self._tokenizer.encode(prompt)
         room = self.card.context_tokens - len(ids)
@@ -116,16 +129,25 @@ class ModelEngine:
                 submitted_at=self._clock(),
             )
         )
+        if forced_ids is None:
+            try:
+                self.admission.check()
+            except EngineError:
+                self._scheduler.remove(request)
+                raise
 
     def cancel(self, request: int) -> None:
         """Forget a request; its cache is free at once. Unknown ones are over already."""
-        self._scheduler.remove(request)
+        sequence = self._scheduler.remove(request)
+        if sequence is not None:
+            self.admission.ended(sequence)
         self._scores.pop(request, None)
 
     def step(self) -> list[Output]:
         """Compute once; what there is to tell about which request."""
-        chunks = self._scheduler.plan()
         now = self._clock()
+        chunks = self._scheduler.plan()
+        work = StepWork.of(chunks)
         for chunk in chunks:
             chunk.sequence.started_at = chunk.sequence.started_at or now
         hidden = self._runner.run(chunks)
@@ -138,7 +160,9 @@ class ModelEngine:
                 outputs += self._score(chunk, rows)
             elif chunk.wanted:
                 answers.append((chunk.sequence, rows))
-        return self._decode(answers) + outputs
+        outputs = self._decode(answers) + outputs
+        self.admission.measured(work, self._clock() - now)
+        return outputs
 
     def _check_forced(self, forced_ids: Tokens[int], room: int) -> None:
         vocabulary = self._runner.config.vocab_size

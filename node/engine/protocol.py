@@ -5,15 +5,17 @@ installation, started together, so there is no versioning; a frame that doesn't 
 and must go.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import msgpack
 
 from node.engine import errors
 from node.engine.events import (
+    CacheReport,
     CacheScope,
     EngineEvent,
+    EngineLoad,
     GenerationFinished,
     ModelCard,
     PromptPrefilled,
@@ -55,6 +57,14 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportCache:
+    """Tell which public blocks a model has, and then what changes; or, not is_wanted, no more of it."""
+
+    model_id: ModelId
+    is_wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The models are loaded."""
 
@@ -75,7 +85,7 @@ class ErrorReport:
     """An EngineError on its way through the pipe."""
 
     kind: str
-    arguments: tuple[str | int, ...]
+    arguments: tuple[str | int | float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +108,21 @@ class Beat:
     """Commands were taken, or a step that had nothing to tell is done: the worker lives."""
 
 
-Command = Configure | Submit | Cancel
-Report = Ready | Told | Refused | LoadFailed | Beat
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """How busy a model is. taken: the last request that was submitted to it before this was said."""
+
+    load: EngineLoad
+    taken: int
+
+
+Command = Configure | Submit | Cancel | ReportCache
+Report = Ready | Told | Refused | LoadFailed | Beat | LoadReport | CacheReport
 
 _KINDS: tuple[type, ...] = (
     *(Configure, Submit, Cancel, Ready, Told, ErrorReport, Refused, LoadFailed, Beat),
     *(EngineSettings, ModelCard, PromptPrefilled, TokensDecoded, GenerationFinished, Replay),
-    *(Prompt, ChatMessage, SamplerSpec),
+    *(Prompt, ChatMessage, SamplerSpec, EngineLoad, LoadReport, ReportCache, CacheReport),
 )
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMES = tuple(tuple(field.name for field in fields(kind)) for kind in _KINDS)
@@ -146,6 +164,8 @@ def report_error(error: errors.EngineError) -> ErrorReport:
     match error:
         case errors.PromptTooLongError():
             return ErrorReport("PromptTooLongError", (error.prompt_tokens, error.limit))
+        case errors.EngineBusyError():
+            return ErrorReport("EngineBusyError", (error.retry_after_s, error.wait_s))
         case errors.ModelDamagedError():
             return ErrorReport("ModelDamagedError", (error.alias, error.file, error.problem))
         case _:
@@ -154,7 +174,7 @@ def report_error(error: errors.EngineError) -> ErrorReport:
 
 def rebuild_error(report: ErrorReport) -> errors.EngineError:
     """The error that a report stands for."""
-    kind: type[errors.EngineError] = getattr(errors, report.kind)
+    kind: Callable[..., errors.EngineError] = getattr(errors, report.kind)
     return kind(*report.arguments)
 
 

@@ -14,6 +14,7 @@ those with the least left to read, so that a short one is not kept waiting by a 
 """
 
 from collections import deque
+from collections.abc import Sequence as Counts
 from dataclasses import dataclass
 
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager
@@ -43,6 +44,16 @@ class Scheduler:
     def is_idle(self) -> bool:
         """There is nothing to compute."""
         return not (self._waiting or self._running)
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Who is in the batch, in the order of their admission."""
+        return tuple(self._running)
+
+    @property
+    def waiting(self) -> tuple[Sequence, ...]:
+        """Who waits for a place, in order."""
+        return tuple(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its capacity must fit the pool by itself."""
@@ -130,13 +141,20 @@ class Scheduler:
 
     def _plan_prefills(self, budget: int) -> list[Chunk]:
         reading = [each for each in self._running if not each.is_decoding]
-        if not reading:
-            return []
-        oldest = reading[0]
-        counts = {oldest: min(oldest.length - oldest.computed, -(-budget // 2))}
-        budget -= counts[oldest]
-        for sequence in sorted(reading, key=lambda each: each.length - each.computed):
-            given = counts.get(sequence, 0)
-            counts[sequence] = given + min(sequence.length - sequence.computed - given, budget)
-            budget -= counts[sequence] - given
-        return [Chunk(each, each.computed, counts[each]) for each in reading if counts[each]]
+        shares = share_budget([each.length - each.computed for each in reading], budget)
+        return [
+            Chunk(each, each.computed, share) for each, share in zip(reading, shares, strict=True) if share
+        ]
+
+
+def share_budget(unread: Counts[int], budget: int) -> list[int]:
+    """How many tokens of each prompt a step reads: half for the first, the rest to those with the least left."""
+    shares = [0] * len(unread)
+    if unread:
+        shares[0] = min(unread[0], -(-budget // 2))
+        budget -= shares[0]
+    for index in sorted(range(len(unread)), key=unread.__getitem__):
+        more = min(unread[index] - shares[index], budget)
+        shares[index] += more
+        budget -= more
+    return shares

@@ -1,5 +1,6 @@
 """How the engine is run: what the daemon's configuration says about it, and the bounds."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,6 +9,7 @@ from typing import Literal
 class EngineSettings:
     """threads 0: every core that the process may use. max_queue: requests beyond max_batch that may wait.
 
+    max_wait_s: a prompt whose first token is further off is refused, unless nothing is ahead of it.
     context_tokens and cache_bytes cut what a model's context could be; cache_key keys the hashes of what
     is in the cache (empty: the worker draws one); stuck_after_s and start_timeout_s say how long a silent worker lives.
     """
@@ -16,6 +18,7 @@ class EngineSettings:
     threads: int = 0
     max_batch: int = 8
     max_queue: int = 32
+    max_wait_s: float = math.inf
     context_tokens: int = 8192
     cache_bytes: int = 1 << 30
     cache_key: bytes = b""

@@ -6,7 +6,6 @@ for `stuck_after_s` while it has work is killed and counts as crashed. At the fi
 is the operator's problem: `serve` raises it.
 """
 
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +14,18 @@ from pathlib import Path
 import structlog
 import trio
 
+from node.engine.cache_feed import CacheFeeds
 from node.engine.errors import EngineBusyError, EngineCrashedError, EngineError, UnknownModelError
-from node.engine.events import CacheScope, EngineEvent, GenerationFinished, ModelCard, Replay
+from node.engine.events import (
+    CacheReport,
+    CacheScope,
+    EngineEvent,
+    GenerationFinished,
+    ModelCard,
+    PromptPrefilled,
+    Replay,
+)
+from node.engine.gate import Gate
 from node.engine.launch import module_command
 from node.engine.protocol import (
     Beat,
@@ -25,6 +34,7 @@ from node.engine.protocol import (
     Configure,
     FrameReader,
     LoadFailed,
+    LoadReport,
     Ready,
     Refused,
     Report,
@@ -48,7 +58,6 @@ _READ_BYTES = 1 << 16
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _CONCURRENT_REPLAYS = 2
-_FIRST_GUESS_S = 10.0
 
 WORKER_COMMAND = module_command("node.engine.worker")
 
@@ -85,10 +94,11 @@ class Engine:
         self._worker: WorkerProcess | None = None
         self._pending: dict[int, _Pending] = {}
         self._next_request = 1
-        self._request_s = _FIRST_GUESS_S
         self._replays = trio.CapacityLimiter(_CONCURRENT_REPLAYS)
         self._became_ready = trio.Event()
         self._down_because = "it has not been started"
+        self.gate = Gate(self._settings)
+        self.cache = CacheFeeds(self._post_if_ready)
         self.restarts = 0
 
     @property
@@ -155,18 +165,18 @@ class Engine:
 
         Raises:
             UnknownModelError, EngineBusyError, EngineCrashedError: on entering.
-            PromptRefusedError, EngineCrashedError: from the events.
+            PromptRefusedError, EngineBusyError, EngineCrashedError: from the events.
         """
         card = self.card(prompt.model)
         worker = self._ready_worker()
-        places = self._settings.max_batch + self._settings.max_queue
-        # A worker that has stopped reading must not let commands pile up, however fast requests come and go.
-        if self.active_requests >= places or len(worker.outbox) > 2 * places:
-            raise EngineBusyError(self._predicted_wait_s())
+        self.gate.check_place(self.active_requests, len(worker.outbox))
+        if self._pending:  # what was said last of a worker with nothing to do may be out of date
+            self.gate.check_wait(card.model_id, trio.current_time())
         # Every event fits the buffer, so that a slow reader never holds up the others' tokens.
         room = min(prompt.sampler.max_tokens, card.context_tokens) + 3
         request, news = self._register(room, is_replay=False)
         worker.post(Submit(request, card.model_id, prompt, cache, session))
+        self.gate.sent(request, card.model_id, prompt)
         try:
             async with aclosing(_events(news)) as events:
                 yield events
@@ -199,9 +209,10 @@ class Engine:
             raise EngineCrashedError(self._down_because)
         return self._worker
 
-    def _predicted_wait_s(self) -> float:
-        """When a place should be free: the mean time of a request, over the places there are."""
-        return max(1.0, math.ceil(self._request_s / self._settings.max_batch))
+    def _post_if_ready(self, command: Command) -> bool:
+        if self._worker is not None:
+            self._worker.post(command)
+        return self._worker is not None
 
     def _register(
         self, room: int, *, is_replay: bool
@@ -213,6 +224,7 @@ class Engine:
         return request, receive
 
     def _release(self, request: int, worker: WorkerProcess) -> None:
+        self.gate.gone(request)
         if self._pending.pop(request, None) is not None and worker is self._worker:
             worker.post(Cancel(request))
 
@@ -226,6 +238,8 @@ class Engine:
             raise
         finally:
             self._worker = None
+            self.gate.forget()
+            self.cache.worker_gone()
             self._became_ready = trio.Event()
             worker.process.kill()
             with trio.CancelScope(shield=True):
@@ -269,6 +283,7 @@ class Engine:
                 self._cards = report.cards
                 self._worker = worker
                 self._became_ready.set()
+                self.cache.worker_ready()
                 if task_status is not None:
                     task_status.started()
             case Told():
@@ -277,6 +292,10 @@ class Engine:
                 self._deliver(report.request, rebuild_error(report.error))
             case LoadFailed():
                 worker.refusal = rebuild_error(report.error)
+            case LoadReport():
+                self.gate.take(report, trio.current_time())
+            case CacheReport():
+                self.cache.put(report)
             case Beat():
                 pass
             case _:
@@ -287,9 +306,12 @@ class Engine:
         if pending is None:
             return  # cancelled while this was under way
         pending.news.send_nowait(news)
+        if isinstance(news, PromptPrefilled):
+            self.gate.read(request, news)
+        if isinstance(news, EngineBusyError):
+            self.gate.refusals["wait"] += 1
         if isinstance(news, GenerationFinished):
-            took_s = trio.current_time() - pending.since
-            self._request_s += 0.2 * (took_s - self._request_s)
+            self.gate.answered(trio.current_time() - pending.since)
         if not isinstance(news, EngineEvent) or isinstance(news, GenerationFinished):
             del self._pending[request]
 

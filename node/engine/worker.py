@@ -9,12 +9,14 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.engine.block_manager import CACHE_KEY_BYTES, scope_of
 from node.engine.errors import EngineError, UnknownModelError
+from node.engine.load_reporter import LoadReporter
 from node.engine.protocol import (
     Beat,
     Cancel,
@@ -25,6 +27,7 @@ from node.engine.protocol import (
     Ready,
     Refused,
     Report,
+    ReportCache,
     Submit,
     Told,
     encode_frame,
@@ -114,21 +117,30 @@ def _serve(pipes: Pipes, configure: Configure) -> int:
 
 
 def _run(pipes: Pipes, engines: "dict[ModelId, ModelEngine]") -> int:
+    reporter = LoadReporter(engines, pipes.send, time.perf_counter)
     while True:
-        busy = [engine for engine in engines.values() if not engine.is_idle]
+        busy = {model_id: engine for model_id, engine in engines.items() if not engine.is_idle}
         commands = pipes.receive(wait=not busy)
         if commands is None:
             return 0
+        for engine in engines.values():
+            engine.admission.beside_s = sum(
+                each.admission.step_s for each in busy.values() if each is not engine
+            )
         for command in commands:
             _obey(pipes, engines, command)
+            reporter.note(command)
         if commands:
-            pipes.send(Beat())
-        for engine in busy:
+            reporter.commands_taken()
+            _tell_cache(pipes, engines.values())
+        for model_id, engine in busy.items():
             outputs = engine.step() if not engine.is_idle else []
             for request, event in outputs:
                 pipes.send(Told(request, event))
             if not outputs:
                 pipes.send(Beat())
+            reporter.step_done(model_id)
+            _tell_cache(pipes, [engine])
 
 
 def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command | Report) -> None:
@@ -143,8 +155,18 @@ def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command 
         case Cancel():
             for engine in engines.values():
                 engine.cancel(command.request)
+        case ReportCache(model_id, is_wanted):
+            if model_id in engines:
+                blocks = engines[model_id].public_blocks
+                (blocks.begin if is_wanted else blocks.cease)()
         case _:
             raise ValueError(f"a worker takes no {type(command).__name__}")
+
+
+def _tell_cache(pipes: Pipes, engines: "Iterable[ModelEngine]") -> None:
+    for engine in engines:
+        for report in engine.public_blocks.reports():
+            pipes.send(report)
 
 
 def _engine(engines: "dict[ModelId, ModelEngine]", model_id: ModelId) -> "ModelEngine":

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from crypto.seeded import prompt_hash
-from node.engine.errors import ModelDamagedError, PromptRefusedError, PromptTooLongError
+from node.engine.errors import EngineBusyError, ModelDamagedError, PromptRefusedError, PromptTooLongError
 from node.engine.events import GenerationFinished, PromptPrefilled, TokensDecoded
 from node.engine.models import ModelStore
 from node.engine.pull import pull
@@ -214,3 +214,44 @@ async def test_a_damaged_model_is_named_at_the_start(model, tmp_path, file, size
     message = rf"model smollm2-135m: {file} {problem}.*clove models pull smollm2-135m"
     with trio.fail_after(LONG_TIME_S), pytest.raises(ModelDamagedError, match=message):
         await Engine([folder]).serve()
+
+
+async def test_public_blocks_are_told_and_those_of_sessions_are_not(model):
+    question = ask("Tell me, in one sentence, what a lighthouse keeper does in the evening.", max_tokens=2)
+    async with running(model) as engine:
+
+        async def answer_for(cache):
+            async with engine.generate(question, cache=cache, session=b"alice") as events:
+                (prefilled, *_) = [event async for event in events]
+            return prefilled.prompt_tokens
+
+        with engine.cache.opened(engine.cards[0].model_id) as feed:
+            assert (await feed.receive()).begins
+            await answer_for("session")
+            tokens = await answer_for("public")
+            told = await feed.receive()
+    assert (told.begins, told.evicted) == (False, ())
+    hashes = [found for found, _ in told.stored]
+    assert len(hashes) == tokens // 16
+    assert [parent for _, parent in told.stored] == [b"", *hashes[:-1]]
+
+
+async def test_a_node_that_is_busy_refuses_a_long_prompt_and_says_how_busy_it_is(model):
+    def prompt(words, **terms):
+        return ask(" ".join(f"{WORDS[number % 4]} {number}" for number in range(words)), **terms)
+
+    async with running(model, max_wait_s=0.2) as engine, trio.open_nursery() as nursery:
+        nursery.start_soon(
+            answer, engine, prompt(1000, max_tokens=100)
+        )  # an idle node takes it, however long
+        while not any(load.reading for load in engine.gate.loads):  # noqa: ASYNC110 - loads are looked at, not awaited
+            await trio.sleep(0.01)
+        with pytest.raises(EngineBusyError, match="first token") as refused:
+            await answer(engine, prompt(900))
+        assert refused.value.retry_after_s >= 1
+        (load,) = engine.gate.loads
+        assert load.queued_tokens > 0
+        assert load.wait_s > 0
+        assert 0 < load.prefill_token_s < 1
+        assert sum(engine.gate.refusals.values()) == 1
+        nursery.cancel_scope.cancel()

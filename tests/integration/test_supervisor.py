@@ -103,6 +103,56 @@ async def test_over_the_bound_is_refused_with_a_time_and_a_place_that_is_left_is
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def busy_for(engine, seconds):
+    """The worker has said that a first token takes so long."""
+    async with engine.generate(ask(f"busy {seconds}")) as events:
+        async for event in events:
+            if isinstance(event, TokensDecoded):
+                break
+        yield
+
+
+async def test_a_wait_over_the_bound_is_refused_at_once_with_the_time_until_it_is_within():
+    async with running(settings=replace(SETTINGS, max_wait_s=30.0)) as engine, busy_for(engine, 300):
+        with pytest.raises(EngineBusyError, match="first token") as refused:
+            await answer(engine, "say 1")
+        assert 260 < refused.value.retry_after_s <= 270
+        assert engine.active_requests == 1
+        assert engine.gate.refusals == {"queue": 0, "wait": 1}
+
+
+async def test_an_idle_engine_does_not_refuse_by_what_it_said_when_it_was_busy():
+    async with running(settings=replace(SETTINGS, max_wait_s=30.0)) as engine:
+        async with busy_for(engine, 300):
+            pass
+        assert len(await answer(engine, "say 1")) == 3
+
+
+async def test_a_new_worker_is_not_held_to_what_the_old_one_said():
+    async def be_killed(engine):
+        async with engine.generate(ask("busy 300")) as events:
+            async for event in events:
+                if isinstance(event, TokensDecoded) and event.ids == (3,):
+                    os.kill(engine.worker_pid, signal.SIGKILL)
+
+    async with running(settings=replace(SETTINGS, max_wait_s=30.0)) as engine:
+        with pytest.raises(EngineCrashedError):
+            await be_killed(engine)
+        await engine.wait_ready()
+        assert engine.gate.loads == ()
+        assert len(await answer(engine, "say 1")) == 3
+
+
+async def test_a_prompt_that_the_worker_refuses_for_its_wait_is_an_error_with_the_same_figures():
+    async with running() as engine:
+        with pytest.raises(EngineBusyError) as refused:
+            await answer(engine, "late")
+        assert (refused.value.retry_after_s, refused.value.wait_s) == (4.0, 34.0)
+        assert engine.gate.refusals["wait"] == 1
+        assert engine.active_requests == 0
+
+
 async def test_an_unknown_model_is_refused():
     async with running() as engine:
         with pytest.raises(UnknownModelError, match="gpt-9"):

@@ -27,7 +27,9 @@ def script_of(prompt: Prompt) -> list[str]:
 class ScriptedEngine:
     """Generates the script of any prompt. `generating` counts the answers that hold something of it."""
 
-    def __init__(self, *, token_s: float = 0.03, slots: int = 64, longest_token: int = 0) -> None:
+    def __init__(
+        self, *, token_s: float = 0.03, slots: int = 64, longest_token: int = 0, retry_after_s: float = 2.0
+    ) -> None:
         self.cards = (CARD,)
         self.generating = 0
         self.started: list[Prompt] = []
@@ -35,6 +37,7 @@ class ScriptedEngine:
         self._token_s = token_s
         self._slots = slots
         self._longest_token = longest_token
+        self._retry_after_s = retry_after_s
 
     @asynccontextmanager
     async def generate(
@@ -43,7 +46,7 @@ class ScriptedEngine:
         if prompt.model not in (CARD.alias, CARD.model_id):
             raise UnknownModelError(prompt.model, (CARD.alias,))
         if self.generating >= self._slots:
-            raise EngineBusyError(2.0)
+            raise EngineBusyError(self._retry_after_s)
         self.generating += 1
         self.started.append(prompt)
         events = self._events(prompt)

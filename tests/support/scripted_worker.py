@@ -1,18 +1,37 @@
 """An engine worker without a model: it does what the prompt's text tells it, so that each way to fail can be had.
 
 `say N` gives N tokens; `forever` gives tokens until cancelled; `crash` ends the process; `hang` stops it in its tracks;
-`refuse` says that the prompt is too long; `last` gives the request that was cancelled last. The first argument says
-how the start goes: `ok`, `refuse`, `die`, `hang`, `garbage`, or `once=FILE`: ok if the file is there, and then it is
-removed, otherwise die.
+`refuse` says that the prompt is too long; `late` that its first token is too far off; `busy N` says that a first token
+would take N seconds, then goes on as `forever`; `last` gives the request that was cancelled last.
+
+The first argument says how the start goes: `ok`, `refuse`, `die`, `hang`, `garbage`, or `once=FILE`: ok if the file is
+there, and then it is removed, otherwise die.
 """
 
 import signal
 import sys
 from pathlib import Path
 
-from node.engine.errors import ModelDamagedError, PromptTooLongError
-from node.engine.events import GenerationFinished, ModelCard, PromptPrefilled, Replay, TokensDecoded
-from node.engine.protocol import Beat, Cancel, LoadFailed, Ready, Refused, Submit, Told, report_error
+from node.engine.errors import EngineBusyError, ModelDamagedError, PromptTooLongError
+from node.engine.events import (
+    EngineLoad,
+    GenerationFinished,
+    ModelCard,
+    PromptPrefilled,
+    Replay,
+    TokensDecoded,
+)
+from node.engine.protocol import (
+    Beat,
+    Cancel,
+    LoadFailed,
+    LoadReport,
+    Ready,
+    Refused,
+    Submit,
+    Told,
+    report_error,
+)
 from node.engine.worker import Pipes
 from overlay.wire.prompt import ModelId
 
@@ -25,6 +44,21 @@ def token(request, number):
 
 def finish(request, count):
     return Told(request, GenerationFinished("length", 1, count, 0, 0.0, 0.0, 0.0))
+
+
+def load(wait_s):
+    return EngineLoad(
+        model_id=CARD.model_id,
+        alias=CARD.alias,
+        waiting=0,
+        reading=1,
+        decoding=0,
+        queued_tokens=0,
+        prefill_token_s=0.001,
+        decode_step_s=0.01,
+        wait_s=wait_s,
+        answer_s=wait_s,
+    )
 
 
 class ScriptedWorker:
@@ -55,6 +89,12 @@ class ScriptedWorker:
         if word == "refuse":
             self.pipes.send(Refused(request, report_error(PromptTooLongError(200, 99))))
             return
+        if word == "late":
+            self.pipes.send(Refused(request, report_error(EngineBusyError(4.0, 34.0))))
+            return
+        if word == "busy":
+            self.pipes.send(LoadReport(load(float(number)), request))
+            word = "forever"
         self.pipes.send(Told(request, PromptPrefilled(1, 0, bytes(32), (1,))))
         if word == "forever":
             self.forever[request] = 0

@@ -15,6 +15,7 @@ from node.api.ports import (
     Readiness,
     StatusReport,
 )
+from node.engine.events import EngineLoad
 from overlay.wire.answer import AnswerAccepted, AnswerEvent, AnswerFinished, TokensGenerated
 from overlay.wire.prompt import Prompt
 
@@ -75,6 +76,7 @@ class FakeService:
     refusal: Exception | None = None
     known: Sequence[ModelInfo] = (MODEL,)
     readiness: Readiness = READY
+    engine: tuple[EngineLoad, ...] = ()
     prompts: list[Prompt] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
     stopped: trio.Event = field(default_factory=trio.Event)
@@ -111,6 +113,7 @@ class FakeService:
             relayed_circuits=0,
             anonymity="a local test network: no anonymity is claimed",
             readiness=self.readiness,
+            engine=self.engine,
         )
 
     def peers(self) -> Sequence[PeerInfo]:

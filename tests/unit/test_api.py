@@ -273,6 +273,13 @@ async def test_failure_before_the_first_event_is_an_http_error():
     assert (reply.status_code, reply.headers["Retry-After"]) == (429, "2")
 
 
+@pytest.mark.parametrize("failure", [AnswerFailed, AnswerError])
+async def test_a_prompt_that_was_delivered_and_then_refused_is_an_http_error_when_streaming_too(failure):
+    service = FakeService([AnswerAccepted(), failure("busy", "a first token would take 90 s", 60.2)])
+    reply = await post(service, "/v1/chat/completions", CHAT | {"stream": True})
+    assert (reply.status_code, reply.headers["Retry-After"]) == (429, "61")
+
+
 async def test_failure_mid_stream_is_an_error_event_and_no_done():
     service = FakeService(
         [AnswerAccepted(), TokensGenerated("Hel", 1), AnswerFailed("engine_failed", "it died")]

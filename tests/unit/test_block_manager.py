@@ -99,7 +99,7 @@ def test_events_tell_what_is_sharable_with_its_parent():
     manager = BlockManager(4, KEY, told.append)
     fill(manager, BlockTable(b"all"), words(2))
     first, second = manager.chain(b"all", words(2))
-    assert told == [BlockStored(first, b""), BlockStored(second, first)]
+    assert told == [BlockStored(first, b"", b"all"), BlockStored(second, first, b"all")]
 
 
 def test_tables_that_grow_by_turns_stay_in_one_run_each():

@@ -5,16 +5,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from node.api.ports import KeptAnswer, Readiness
+from node.engine.events import EngineLoad
 from node.home import DaemonInfo, Home
 from node.testbed_record import NetworkRecord, NodeEntry, write_record
 from overlay.errors import NoRouteError
 from overlay.wire.answer import AnswerAccepted, AnswerFailed, TokensGenerated
+from overlay.wire.prompt import ModelId
 from tests.support.api import ADMIN_TOKEN, served
 from tests.support.service import ACCOUNT, NODE, FakeService
 
@@ -225,6 +228,28 @@ async def test_status_of_a_daemon_that_cant_answer_ends_with_4(tmp_path):
     ran = await asked(FakeService(readiness=waiting), tmp_path, "status")
     assert ran.returncode == 4
     assert "the model is loading" in ran.stdout
+
+
+async def test_status_says_in_one_line_how_busy_a_model_is(tmp_path):
+    load = EngineLoad(
+        model_id=ModelId("m-1"),
+        alias="smollm2-135m",
+        waiting=2,
+        reading=1,
+        decoding=3,
+        queued_tokens=700,
+        prefill_token_s=0.001,
+        decode_step_s=0.074,
+        wait_s=1.24,
+        answer_s=9.0,
+    )
+    ran = await asked(FakeService(engine=(load,)), tmp_path, "status")
+    told = " ".join(ran.stdout.split())
+    assert "smollm2-135m: 3 answering, 1 being read, 2 waiting; first token in about 1.2 s" in told
+    assert "1000 prompt tokens/s, 74 ms a step" in told
+    idle = replace(load, waiting=0, reading=0, decoding=0, wait_s=0.0)
+    ran = await asked(FakeService(engine=(idle,)), tmp_path, "status")
+    assert "0 waiting; idle;" in " ".join(ran.stdout.split())
 
 
 async def test_peers_and_circuits_are_listed(tmp_path):

@@ -5,15 +5,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine import errors
-from node.engine.events import GenerationFinished, ModelCard, PromptPrefilled, Replay, TokensDecoded
+from node.engine.events import (
+    CacheReport,
+    EngineLoad,
+    GenerationFinished,
+    ModelCard,
+    PromptPrefilled,
+    Replay,
+    TokensDecoded,
+)
 from node.engine.protocol import (
     Beat,
     Cancel,
     Configure,
     FrameReader,
     LoadFailed,
+    LoadReport,
     Ready,
     Refused,
+    ReportCache,
     Submit,
     Told,
     encode_frame,
@@ -44,6 +54,23 @@ FRAMES = (
     Refused(3, report_error(errors.PromptTooLongError(9000, 8191))),
     LoadFailed(report_error(errors.ModelDamagedError("a", "config.json", "is missing"))),
     Beat(),
+    ReportCache(MODEL, is_wanted=True),
+    CacheReport(MODEL, begins=True, stored=((bytes(8), b""),), evicted=(bytes(8),)),
+    LoadReport(
+        EngineLoad(
+            model_id=MODEL,
+            alias="smollm2-135m",
+            waiting=1,
+            reading=2,
+            decoding=3,
+            queued_tokens=400,
+            prefill_token_s=0.001,
+            decode_step_s=0.05,
+            wait_s=1.5,
+            answer_s=8.0,
+        ),
+        taken=7,
+    ),
 )
 
 
@@ -64,6 +91,7 @@ def test_frames_arrive_however_the_pipe_cuts_them(piece):
         errors.ModelDamagedError("a", "config.json", "is missing"),
         errors.UnsupportedModelError("architecture 'mamba'"),
         errors.PromptRefusedError("the prompt is empty"),
+        errors.EngineBusyError(2.5, 40.0),
     ],
 )
 def test_errors_come_out_as_they_went_in(error):

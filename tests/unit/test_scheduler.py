@@ -1,15 +1,13 @@
 """Which tokens a step computes: everybody gets on, nobody gets more than there is."""
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from node.engine.block_manager import BLOCK_TOKENS, BlockManager, BlockTable
-from node.engine.scheduler import BatchLimits, Scheduler
-from node.engine.sequence import Sequence
-from node.engine.text import AnswerText
-from overlay.wire.prompt import SamplerSpec
+from node.engine.block_manager import BlockManager
+from node.engine.scheduler import BatchLimits, Scheduler, share_budget
+from tests.support.scheduling import make_sequence, perform
 
 LIMITS = BatchLimits(sequences=3, prefill_tokens=16, mixed_prefill_tokens=4)
 BLOCKS = 7
@@ -17,42 +15,6 @@ BLOCKS = 7
 
 def make_scheduler(blocks=BLOCKS):
     return Scheduler(LIMITS, BlockManager(blocks, bytes(16)))
-
-
-def make_sequence(request, prompt=5, output=3, forced=None, scope=None):
-    return Sequence(
-        request=request,
-        prompt_ids=tuple(range(prompt)),
-        table=BlockTable(scope),
-        prompt_hash=bytes(32),
-        sampler=SamplerSpec(),
-        nonce=bytes(32),
-        max_output=output,
-        text=AnswerText(lambda _: ""),
-        forced_ids=forced,
-    )
-
-
-def perform(scheduler, chunks):
-    """What the runner and the sampler do to sequences in a step."""
-    done = []
-    for chunk in chunks:
-        sequence = chunk.sequence
-        assert chunk.start == sequence.computed
-        assert 0 < chunk.count <= sequence.length - sequence.computed
-        assert chunk.start + chunk.count <= len(sequence.table.blocks) * BLOCK_TOKENS
-    scheduler.computed(chunks)
-    for chunk in chunks:
-        sequence = chunk.sequence
-        if sequence.forced_ids is None and chunk.wanted:
-            sequence.output_ids.append(900 + len(sequence.output_ids))
-            finished = len(sequence.output_ids) == sequence.max_output
-        else:
-            finished = sequence.forced_ids is not None and sequence.computed == sequence.length
-        if finished:
-            scheduler.remove(sequence.request)
-            done.append(sequence.request)
-    return done
 
 
 def run_all(scheduler):
@@ -130,6 +92,15 @@ def test_a_removed_request_leaves_its_room_at_once():
     assert scheduler.remove(1) is not None
     assert scheduler.remove(1) is None
     assert [chunk.sequence.request for chunk in scheduler.plan()] == [2]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 2000), max_size=20), st.integers(1, 512))
+def test_a_step_s_budget_is_spent_while_there_is_something_to_read(unread, budget):
+    shares = share_budget(unread, budget)
+    assert sum(shares) == min(sum(unread), budget)
+    assert all(0 <= share <= left for share, left in zip(shares, unread, strict=True))
+    assert not unread or shares[0] >= min(unread[0], budget / 2)
 
 
 def test_a_short_prompt_is_not_kept_waiting_by_a_long_one():
