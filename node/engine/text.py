@@ -10,11 +10,17 @@ class AnswerText:
 
     decode turns ids into text; it is only ever given a short window, since the first token of a window may decode
     differently at the start of a text (spaces in sentencepiece, bytes of one character spread over tokens).
+
+    What the first `unsearched` tokens say is shown without a look for stop strings, and is part of none.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), unsearched: int = 0
+    ) -> None:
         self._decode = decode
         self._stops = tuple(stop for stop in stops if stop)
+        self._unsearched = unsearched
+        self._pushed = 0
         self._window: list[int] = []
         self._read = 0
         self._held = ""
@@ -22,6 +28,7 @@ class AnswerText:
 
     def push(self, token_id: int) -> str:
         """Take one more token; what may now be shown. After a stop string nothing more comes."""
+        self._pushed += 1
         self._window.append(token_id)
         return self._release(self._new_text(flush=False), flush=False)
 
@@ -41,6 +48,8 @@ class AnswerText:
     def _release(self, text: str, *, flush: bool) -> str:
         if self.stopped:
             return ""
+        if self._pushed <= self._unsearched:
+            return text
         self._held += text
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:

@@ -95,7 +95,7 @@ class AnswerWriter:
                 case TokensDecoded(ids, text):
                     trace.add(event)
                     self._count_tokens(len(ids))
-                    await emit(TokensGenerated(text, len(ids)))
+                    await emit(TokensGenerated(text, len(ids), event.told))
                 case GenerationFinished():
                     await emit(_finished(event))
                     await emit(ReceiptIssued(self._sign(prompt, blinding, trace, event)))
