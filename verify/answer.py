@@ -116,7 +116,7 @@ def _differing_claims(record: AnswerRecord, receipt: Receipt) -> Iterator[Reason
         )
     asked = SamplerTerms.of(record.prompt.sampler)
     if receipt.sampler != asked:
-        yield Reason(Finding.SAMPLER, f"the receipt is for {receipt.sampler}, asked was {asked}")
+        yield Reason(Finding.SAMPLER, f"the receipt says {receipt.sampler.differences(asked)}")
     if receipt.nonce != record.prompt.nonce:
         yield Reason(Finding.NONCE, "the receipt is for another nonce")
     if len(receipt.output_ids) > asked.max_tokens:

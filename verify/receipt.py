@@ -8,18 +8,24 @@ and 24 bytes a token; an answer that can't be replayed has no tokens in it, but 
 """
 
 import hashlib
-import math
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Literal, cast
 
 from crypto.checkable import Signed
 from crypto.errors import DecodeError
 from crypto.identity import IdentityKey, decode_node_id
 from overlay.errors import LocalProtocolError
-from overlay.wire.prompt import MAX_TOP_K, ModelId, SamplerSpec
+from overlay.wire.prompt import (
+    HIGHEST_REPETITION_PENALTY,
+    LOWEST_REPETITION_PENALTY,
+    MAX_PENALTY,
+    MAX_TOP_K,
+    ModelId,
+    SamplerSpec,
+)
 from overlay.wire.records import (
     pack_record,
     read_fields,
@@ -57,20 +63,41 @@ _REASONS: tuple[Literal["stop", "length"], ...] = ("stop", "length")
 
 @dataclass(frozen=True, slots=True)
 class SamplerTerms:
-    """The part of a sampler's specification that a receipt states; stop strings are the user's own business."""
+    """The part of a sampler's specification that a receipt states.
+
+    Stop strings and biased tokens are the user's own business: they would tell of the prompt.
+    """
 
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
+    min_tokens: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     @classmethod
     def of(cls, sampler: SamplerSpec) -> "SamplerTerms":
         """The terms of a whole specification."""
-        # abs: -0.0 is 0.0, and a receipt has one encoding of it
+        # + 0.0: -0.0 becomes 0.0, and a receipt has one encoding of it
         return cls(
-            abs(float(sampler.temperature)), abs(float(sampler.top_p)), sampler.top_k, sampler.max_tokens
+            temperature=float(sampler.temperature) + 0.0,
+            top_p=float(sampler.top_p) + 0.0,
+            top_k=sampler.top_k,
+            max_tokens=sampler.max_tokens,
+            min_tokens=sampler.min_tokens,
+            repetition_penalty=float(sampler.repetition_penalty),
+            presence_penalty=float(sampler.presence_penalty) + 0.0,
+            frequency_penalty=float(sampler.frequency_penalty) + 0.0,
         )
+
+    def differences(self, asked: "SamplerTerms") -> str:
+        """What these terms say otherwise than those asked for, in words; empty where they are the same."""
+        pairs = (
+            (field.name, getattr(self, field.name), getattr(asked, field.name)) for field in fields(self)
+        )
+        return ", ".join(f"{name} {mine} instead of {other}" for name, mine, other in pairs if mine != other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,13 +168,13 @@ def decode_receipt(data: bytes) -> Signed[Receipt]:
 
 def _encode_body(receipt: Receipt) -> bytes:
     count = len(receipt.output_ids)
-    sampler, stated = receipt.sampler, receipt.stated
+    stated = receipt.stated
     return pack_record(
         (
             FORMAT,
             receipt.model_id,
             receipt.numerics_class,
-            (sampler.temperature, sampler.top_p, sampler.top_k, sampler.max_tokens),
+            astuple(receipt.sampler),
             receipt.nonce,
             receipt.commitment,
             receipt.serial,
@@ -164,9 +191,9 @@ def _encode_body(receipt: Receipt) -> bytes:
 
 
 def _read_body(record: list[object]) -> Receipt:
-    fields = read_fields(record, 15)
-    version, model_id, numerics, sampler, nonce, commitment, serial = fields[:7]
-    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints, stated = fields[7:]
+    elements = read_fields(record, 15)
+    version, model_id, numerics, sampler, nonce, commitment, serial = elements[:7]
+    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints, stated = elements[7:]
     read_integer(version, FORMAT, FORMAT)
     output_ids = _read_ids(ids)
     prompt_count = read_integer(prompt_tokens, 0, MAX_PROMPT_TOKENS)
@@ -209,20 +236,19 @@ def _read_stated(value: object) -> StatedAnswer | None:
 
 
 def _read_sampler(value: object) -> SamplerTerms:
-    temperature, top_p, top_k, max_tokens = read_fields(value, 4)
+    temperature, top_p, top_k, max_tokens, min_tokens, *penalties = read_fields(value, 8)
+    repetition, presence, frequency = penalties
+    most = read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS)
     return SamplerTerms(
-        _positive_zero(read_number(temperature, 0.0, MAX_TEMPERATURE)),
-        _positive_zero(read_number(top_p, 0.0, 1.0)),
+        read_number(temperature, 0.0, MAX_TEMPERATURE),
+        read_number(top_p, 0.0, 1.0),
         read_integer(top_k, 1, MAX_TOP_K),
-        read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS),
+        most,
+        read_integer(min_tokens, 0, most),
+        read_number(repetition, LOWEST_REPETITION_PENALTY, HIGHEST_REPETITION_PENALTY),
+        read_number(presence, -MAX_PENALTY, MAX_PENALTY),
+        read_number(frequency, -MAX_PENALTY, MAX_PENALTY),
     )
-
-
-def _positive_zero(number: float) -> float:
-    """-0.0 equals 0.0 but is another encoding of it."""
-    if math.copysign(1.0, number) < 0:
-        raise DecodeError("receipt: a negative zero")
-    return number
 
 
 def _read_ids(value: object) -> tuple[int, ...]:

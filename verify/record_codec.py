@@ -6,13 +6,27 @@ DecodeError.
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TypeVar
 
 from crypto.errors import DecodeError
 from crypto.identity import decode_node_id
-from overlay.wire.prompt import MAX_TOP_K, ChatMessage, ModelId, Prompt, SamplerSpec
+from overlay.wire.prompt import (
+    HIGHEST_REPETITION_PENALTY,
+    LOWEST_REPETITION_PENALTY,
+    MAX_ALTERNATIVES,
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
+    MAX_PENALTY,
+    MAX_TOP_K,
+    ChatMessage,
+    ModelId,
+    Prompt,
+    SamplerSpec,
+)
 from overlay.wire.prompt_codec import (
     MAX_CHAT_MESSAGES,
     MAX_COMPLETION_TOKENS,
@@ -25,29 +39,24 @@ from overlay.wire.prompt_codec import (
 from verify.answer import AnswerRecord
 from verify.receipt import MAX_RECEIPT_BYTES, MAX_UNIX_TIME
 
-FORMAT = "clove-answer/1"
+FORMAT = "clove-answer/2"
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 _MAX_TEXT_CHARACTERS = 2 * 1024 * 1024
 _MAX_NAME_CHARACTERS = 64
+_U32_MAX = (1 << 32) - 1
 _T = TypeVar("_T")
 _Object = Mapping[str, object]
 
 
 def encode_record(record: AnswerRecord) -> str:
     """Returns the record as JSON, indented for people."""
-    prompt, sampler = record.prompt, record.prompt.sampler
+    prompt = record.prompt
     asked: dict[str, object] = {"model": prompt.model}
     if prompt.text is not None:
         asked["text"] = prompt.text
     else:
         asked["messages"] = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
-    asked["sampler"] = {
-        "temperature": sampler.temperature,
-        "top_p": sampler.top_p,
-        "top_k": sampler.top_k,
-        "max_tokens": sampler.max_tokens,
-        "stop": list(sampler.stop),
-    }
+    asked["sampler"] = dataclasses.asdict(prompt.sampler)
     asked["nonce"] = prompt.nonce.hex()
     fields = {
         "format": FORMAT,
@@ -149,20 +158,54 @@ def _read_message(value: object) -> ChatMessage:
 
 
 def _read_sampler(value: object) -> SamplerSpec:
-    fields = _object(value, "prompt.sampler")
-    _expect_keys(fields, "prompt.sampler", {"temperature", "top_p", "top_k", "max_tokens", "stop"})
+    part = _object(value, "prompt.sampler")
+    _expect_keys(part, "prompt.sampler", {field.name for field in dataclasses.fields(SamplerSpec)})
+    most = _sampler_integer(part, "max_tokens", 1, MAX_COMPLETION_TOKENS)
     return SamplerSpec(
-        temperature=_number(fields["temperature"], "prompt.sampler.temperature", MAX_TEMPERATURE),
-        top_p=_number(fields["top_p"], "prompt.sampler.top_p", 1.0),
-        top_k=_integer(fields["top_k"], "prompt.sampler.top_k", 1, MAX_TOP_K),
-        max_tokens=_integer(fields["max_tokens"], "prompt.sampler.max_tokens", 1, MAX_COMPLETION_TOKENS),
+        temperature=_sampler_number(part, "temperature", 0.0, MAX_TEMPERATURE),
+        top_p=_sampler_number(part, "top_p", 0.0, 1.0),
+        top_k=_sampler_integer(part, "top_k", 1, MAX_TOP_K),
+        max_tokens=most,
+        min_tokens=_sampler_integer(part, "min_tokens", 0, most),
+        repetition_penalty=_sampler_number(
+            part, "repetition_penalty", LOWEST_REPETITION_PENALTY, HIGHEST_REPETITION_PENALTY
+        ),
+        presence_penalty=_sampler_number(part, "presence_penalty", -MAX_PENALTY, MAX_PENALTY),
+        frequency_penalty=_sampler_number(part, "frequency_penalty", -MAX_PENALTY, MAX_PENALTY),
+        logit_bias=_read_biases(part["logit_bias"]),
         stop=_array(
-            fields["stop"],
+            part["stop"],
             "prompt.sampler.stop",
             MAX_STOPS,
             lambda item: _text(item, "prompt.sampler.stop", MAX_STOP_BYTES),
         ),
+        logprobs=None
+        if part["logprobs"] is None
+        else _sampler_integer(part, "logprobs", 0, MAX_ALTERNATIVES),
     )
+
+
+def _sampler_integer(part: _Object, name: str, low: int, high: int) -> int:
+    return _integer(part[name], f"prompt.sampler.{name}", low, high)
+
+
+def _sampler_number(part: _Object, name: str, low: float, high: float) -> float:
+    return _number(part[name], f"prompt.sampler.{name}", low, high)
+
+
+def _read_biases(value: object) -> tuple[tuple[int, float], ...]:
+    name = "prompt.sampler.logit_bias"
+    biases = _array(value, name, MAX_BIASED_TOKENS, _read_bias)
+    if any(one[0] >= other[0] for one, other in pairwise(biases)):
+        raise DecodeError(f"answer record: {name} is not by rising id")
+    return biases
+
+
+def _read_bias(value: object) -> tuple[int, float]:
+    name = "prompt.sampler.logit_bias"
+    if not isinstance(value, list) or len(value) != 2:
+        raise DecodeError(f"answer record: {name} is not made of pairs")
+    return _integer(value[0], name, 0, _U32_MAX), _number(value[1], name, -MAX_BIAS, MAX_BIAS)
 
 
 def _object(value: object, name: str) -> _Object:
@@ -199,11 +242,11 @@ def _integer(value: object, name: str, low: int, high: int) -> int:
     return value
 
 
-def _number(value: object, name: str, high: float) -> float:
+def _number(value: object, name: str, low: float, high: float) -> float:
     # A person may well write 1 for 1.0.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-        raise DecodeError(f"answer record: {name} is not a number of 0 to {high}")
-    return abs(float(value))  # -0.0 is 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise DecodeError(f"answer record: {name} is not a number of {low:g} to {high:g}")
+    return float(value) + 0.0  # -0.0 is 0.0
 
 
 def _hex(value: object, name: str, size: int) -> bytes:

@@ -6,7 +6,7 @@ Byte strings are hex. `refused` holds what a decoder must not accept.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from crypto.dispersal import disperse
 from crypto.identity import NodeId
@@ -16,13 +16,15 @@ from overlay.wire.answer import (
     AnswerAccepted,
     AnswerFailed,
     AnswerFinished,
+    RankedToken,
     ReceiptIssued,
+    TokenLogprobs,
     TokensGenerated,
 )
 from overlay.wire.answer_codec import encode_event, frame_event
 from overlay.wire.prompt import ChatMessage, Prompt, PromptMessage, ReplyPath, SamplerSpec
-from overlay.wire.prompt_codec import encode_prompt_message
-from overlay.wire.records import pack_record
+from overlay.wire.prompt_codec import encode_prompt_message, padded_size
+from overlay.wire.records import pack_record, unpack_record
 from overlay.wire.update import NumberedPath, Update, encode_update
 from tests.support.entropy import fixed_entropy
 
@@ -37,14 +39,36 @@ TERMS = AnswerTerms(NODE, SECRET, k=2, n=3)
 CHAT = Prompt(
     model="smollm2-135m",
     messages=(ChatMessage("system", "Be brief."), ChatMessage("user", "Why is the sky blue? \u2601")),
-    sampler=SamplerSpec(temperature=0.5, top_p=0.9, top_k=40, max_tokens=100, stop=("\n\n",)),
+    sampler=SamplerSpec(
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        max_tokens=100,
+        min_tokens=7,
+        repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=0.25,
+        logit_bias=((0, -100.0), (49_151, 1.5)),
+        stop=("\n\n",),
+        logprobs=2,
+    ),
     nonce=NONCE,
 )
 TEXT = Prompt(model="m-" + "0" * 40, text="x" * 1500, sampler=SamplerSpec(), nonce=NONCE)
 UPDATE = Update(have=7, paths=(NumberedPath(4, PATHS[1].proxy, PATHS[1].token),), stalled=True)
+RISING = ((b"a", -2.0), (b"b", -1.0))
 EVENTS = (
     AnswerAccepted(),
     TokensGenerated("The sky \u2601", 3),
+    TokensGenerated(
+        " is",
+        1,
+        (
+            TokenLogprobs(
+                RankedToken(b" is", -0.5), (RankedToken(b" is", -0.5), RankedToken(b"\xe2\x98", -2.25))
+            ),
+        ),
+    ),
     AnswerFinished("stop", 20, 3, 16),
     ReceiptIssued(b"receipt"),
     AnswerFailed("busy", "the queue is full", 1.5),
@@ -72,6 +96,22 @@ def _with_stray_session(data: bytes) -> bytes:
     return (len(record).to_bytes(4, "big") + record).ljust(len(data), b"\0")
 
 
+SAMPLER = 4
+"""Where the sampler is in M's record, and where its own fields are."""
+TEMPERATURE, MAX_TOKENS, MIN_TOKENS, REPETITION, PRESENCE, BIAS, LOGPROBS = 0, 3, 4, 5, 6, 8, 10
+
+
+def _with_sampler(data: bytes, *changes: tuple[int, object]) -> bytes:
+    """M with some fields of its sampler changed."""
+    fields = unpack_record(data[4 : 4 + int.from_bytes(data[:4], "big")])
+    sampler = list(cast("list[object]", fields[SAMPLER]))
+    for index, value in changes:
+        sampler[index] = value
+    fields[SAMPLER] = sampler
+    record = pack_record(tuple(fields))
+    return (len(record).to_bytes(4, "big") + record).ljust(padded_size(4 + len(record)), b"\0")
+
+
 def _refuse(*cases: tuple[str, bytes]) -> list[Vector]:
     return [{"why": why, "bytes": data.hex()} for why, data in cases]
 
@@ -88,7 +128,23 @@ def make_prompts() -> Vector:
             ("padded more than needed", chat.ljust(1536, b"\0")),
             ("a byte in the padding", chat[:-1] + b"\1"),
             ("a length over the size", b"\0\0\xff\xff" + chat[4:]),
-            ("another format", chat[:5] + b"\1" + chat[6:]),
+            ("another format", chat[:5] + b"\2" + chat[6:]),
+            ("a temperature of -0.0", _with_sampler(chat, (TEMPERATURE, -0.0))),
+            ("more tokens at least than at most", _with_sampler(chat, (MIN_TOKENS, 101))),
+            ("a repetition penalty below 0.5", _with_sampler(chat, (REPETITION, 0.49))),
+            ("a presence penalty of -0.0", _with_sampler(chat, (PRESENCE, -0.0))),
+            ("a presence penalty that is no number", _with_sampler(chat, (PRESENCE, float("nan")))),
+            ("a bias over 100", _with_sampler(chat, (BIAS, ((0, 100.5),)))),
+            ("a bias that is an integer", _with_sampler(chat, (BIAS, ((0, 1),)))),
+            ("a bias of -0.0", _with_sampler(chat, (BIAS, ((0, -0.0),)))),
+            ("a token biased twice", _with_sampler(chat, (BIAS, ((7, 1.0), (7, 1.0))))),
+            ("biased tokens out of order", _with_sampler(chat, (BIAS, ((7, 1.0), (6, 1.0))))),
+            ("65 biased tokens", _with_sampler(chat, (BIAS, tuple((token, 1.0) for token in range(65))))),
+            ("21 alternatives", _with_sampler(chat, (LOGPROBS, 21))),
+            (
+                "more log-probabilities than a stream holds",
+                _with_sampler(chat, (MAX_TOKENS, 1 << 17), (LOGPROBS, 1)),
+            ),
             ("a session's name where nothing is shared", _with_stray_session(text)),
         ),
         "updates": [
@@ -132,6 +188,12 @@ def make_answers() -> Vector:
             ("an unknown reason", pack_record((3, "tired", 1, 1, 1))),
             ("an integer for a float", pack_record((5, "busy", "", 1))),
             ("bytes behind it", pack_record((1,)) + b"\0"),
+            ("log-probabilities of no token", pack_record((2, "", 0, ()))),
+            ("fewer log-probabilities than tokens", pack_record((2, "ab", 2, ((b"a", -1.0, ()),)))),
+            ("log-probabilities of 65 tokens", pack_record((2, "", 65, ((b"a", -1.0, ()),) * 65))),
+            ("a log-probability over 0", pack_record((2, "a", 1, ((b"a", 0.5, ()),)))),
+            ("a likelier token behind another", pack_record((2, "a", 1, ((b"a", -1.0, RISING),)))),
+            ("21 tokens in one place", pack_record((2, "a", 1, ((b"a", -1.0, ((b"a", -1.0),) * 21),)))),
         ),
         "block": block.hex(),
         "cells": [

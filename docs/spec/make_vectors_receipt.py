@@ -45,7 +45,7 @@ def receipt_of(ids: tuple[int, ...], **changes: object) -> Receipt:
     fields: dict[str, object] = {
         "model_id": ModelId("m-" + "0123456789" * 4),
         "numerics_class": "torch-fp32",
-        "sampler": SamplerTerms(0.8, 0.95, 40, 256),
+        "sampler": SamplerTerms(0.8, 0.95, 40, 256, 3, 1.1, 0.5, -0.25),
         "nonce": seed_of("nonce"),
         "commitment": commit_prompt(PROMPTS[2], seed_of("blinding")),
         "serial": 7,
@@ -134,6 +134,10 @@ def make_valid() -> list[Vector]:
             "top_p": found.sampler.top_p,
             "top_k": found.sampler.top_k,
             "max_tokens": found.sampler.max_tokens,
+            "min_tokens": found.sampler.min_tokens,
+            "repetition_penalty": found.sampler.repetition_penalty,
+            "presence_penalty": found.sampler.presence_penalty,
+            "frequency_penalty": found.sampler.frequency_penalty,
             "nonce": found.nonce.hex(),
             "commitment": found.commitment.hex(),
             "serial": found.serial,
@@ -173,6 +177,12 @@ def with_ids() -> bytes:
     return signed(pack_record(tuple(record)))
 
 
+def with_terms(*beginning: object) -> bytes:
+    """The first receipt with the beginning of its sampler's terms changed, signed anew."""
+    plain = (0.8, 1.0, 40, 256, 0, 1.0, 0.0, 0.0)
+    return with_field(3, (*beginning, *plain[len(beginning) :]))
+
+
 def _as_tuple(field: object) -> object:
     return tuple(field) if isinstance(field, list) else field
 
@@ -191,10 +201,15 @@ def make_invalid() -> list[Vector]:
         ("version 1", with_field(0, 1), "decode"),
         ("version 3", with_field(0, 3), "decode"),
         ("model id too short", with_field(1, "m-00"), "decode"),
-        ("temperature not a number", with_field(3, (float("nan"), 1.0, 40, 256)), "decode"),
-        ("temperature a negative zero", with_field(3, (-0.0, 1.0, 40, 256)), "decode"),
-        ("temperature an integer", with_field(3, (1, 1.0, 40, 256)), "decode"),
-        ("top_k 65", with_field(3, (0.8, 1.0, 65, 256)), "decode"),
+        ("temperature not a number", with_terms(float("nan")), "decode"),
+        ("temperature a negative zero", with_terms(-0.0), "decode"),
+        ("temperature an integer", with_terms(1), "decode"),
+        ("top_k 65", with_terms(0.8, 1.0, 65), "decode"),
+        ("more tokens at least than at most", with_terms(0.8, 1.0, 40, 256, 257), "decode"),
+        ("repetition penalty 2.5", with_terms(0.8, 1.0, 40, 256, 0, 2.5), "decode"),
+        ("presence penalty a negative zero", with_terms(0.8, 1.0, 40, 256, 0, 1.0, -0.0), "decode"),
+        ("frequency penalty -3", with_terms(0.8, 1.0, 40, 256, 0, 1.0, 0.0, -3.0), "decode"),
+        ("a sampler of version 1", with_field(3, (0.8, 1.0, 40, 256)), "decode"),
         ("nonce of 31 bytes", with_field(4, bytes(31)), "decode"),
         ("unknown finish reason", with_field(7, 2), "decode"),
         ("more cached than prompt tokens", with_field(9, 6), "decode"),

@@ -130,7 +130,8 @@ class _AnswerResponse(Response):
         """Pass the events on; what is left to send at the end is returned."""
         completions, prompt = self._completions, self._asked.prompt
         unix_time = int(completions.clock.unix_time())
-        reply = Reply(self._kind, stream.answer_id, prompt.model, unix_time, self._asked.include_usage)
+        tells = prompt.sampler.logprobs is not None
+        reply = Reply(self._kind, stream.answer_id, prompt.model, unix_time, self._asked.include_usage, tells)
         finished: AnswerFinished | None = None
         stopwatch = _Stopwatch(completions.metrics, completions.clock)
         async for event in stream:
@@ -140,8 +141,8 @@ class _AnswerResponse(Response):
                     raise unanswered(code, message, retry_after_s)
                 case AnswerFinished():
                     finished = event
-                case TokensGenerated(text) if text and not self._asked.stream:
-                    reply.texts.append(text)
+                case TokensGenerated() if not self._asked.stream:
+                    reply.parts.append(event)
                 case _:
                     pass
             # That a model node has the prompt says nothing yet: its engine may still refuse it.
@@ -159,8 +160,8 @@ class _AnswerResponse(Response):
         if not self._started:
             await self._start(reply, send)
             chunks.append(reply.opening())
-        if isinstance(event, TokensGenerated) and event.text:
-            chunks.append(reply.tokens(event.text))
+        if isinstance(event, TokensGenerated):
+            chunks.append(reply.tokens(event))
         elif isinstance(event, AnswerFinished):
             chunks += reply.closing(event)
         data = b"".join(_sse(chunk) for chunk in chunks if chunk is not None)

@@ -4,22 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from node.api.openai_logprobs import TextLogprobs, chat_logprobs
 from node.api.ports import ModelInfo
-from overlay.wire.answer import AnswerFinished
+from overlay.wire.answer import AnswerFinished, TokensGenerated
 
 Kind = Literal["chat", "text"]
 
 
 @dataclass(slots=True)
 class Reply:
-    """One answer in OpenAI's words; collects the text where it isn't streamed."""
+    """One answer in OpenAI's words; collects its parts where it isn't streamed."""
 
     kind: Kind
     answer_id: str
     model: str
     created_unix: int
     include_usage: bool
-    texts: list[str] = field(default_factory=list)
+    include_logprobs: bool = False
+    parts: list[TokensGenerated] = field(default_factory=list)
+    text_logprobs: TextLogprobs = field(default_factory=TextLogprobs)
 
     def opening(self) -> dict[str, Any] | None:
         """The chunk that says whose turn it is; plain completions have none."""
@@ -27,11 +30,15 @@ class Reply:
             return None
         return self._chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, **_open()}])
 
-    def tokens(self, text: str) -> dict[str, Any]:
-        """A chunk of text."""
-        if self.kind == "text":
-            return self._chunk([{"index": 0, "text": text, **_open()}])
-        return self._chunk([{"index": 0, "delta": {"content": text}, **_open()}])
+    def tokens(self, event: TokensGenerated) -> dict[str, Any] | None:
+        """A chunk of the answer; None where there is nothing to show yet."""
+        if not event.text and not (self.include_logprobs and event.logprobs):
+            return None
+        content: dict[str, Any] = (
+            {"text": event.text} if self.kind == "text" else {"delta": {"content": event.text}}
+        )
+        choice = {"index": 0, **content, "logprobs": self._logprobs([event]), "finish_reason": None}
+        return self._chunk([choice])
 
     def closing(self, finished: AnswerFinished) -> list[dict[str, Any]]:
         """The last chunks: why it ended and, where asked for, the usage."""
@@ -44,11 +51,18 @@ class Reply:
 
     def whole(self, finished: AnswerFinished) -> dict[str, Any]:
         """The body of an answer that isn't streamed."""
-        text = "".join(self.texts)
+        text = "".join(part.text for part in self.parts)
         message = {"role": "assistant", "content": text, "refusal": None}
         content: dict[str, Any] = {"text": text} if self.kind == "text" else {"message": message}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finished.reason}
+        logprobs = self._logprobs(self.parts)
+        choice = {"index": 0, **content, "logprobs": logprobs, "finish_reason": finished.reason}
         return {**self._head(streamed=False), "choices": [choice], "usage": usage(finished)}
+
+    def _logprobs(self, parts: Sequence[TokensGenerated]) -> dict[str, Any] | None:
+        if not self.include_logprobs:
+            return None
+        entries = [entry for part in parts for entry in part.logprobs]
+        return self.text_logprobs.part(entries) if self.kind == "text" else chat_logprobs(entries)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         chunk = {**self._head(streamed=True), "choices": choices}

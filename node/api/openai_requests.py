@@ -1,8 +1,7 @@
 """OpenAI's completion requests: checked, and turned into a `Prompt`.
 
-What this network can't do (several choices, log-probs, tools, penalties, images) is refused by name rather
-than passed over, since an answer without it would look like one with it. Fields that only label a request are
-ignored.
+What this network can't do (several choices, tools, images) is refused by name rather than passed over, since an
+answer without it would look like one with it. Fields that only label a request are ignored.
 """
 
 import hashlib
@@ -11,13 +10,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from node.api.problem import Problem, invalid
-from overlay.wire.prompt import MAX_TOP_K, ChatMessage, Prompt, SamplerSpec
+from overlay.wire.prompt import (
+    HIGHEST_REPETITION_PENALTY,
+    LOWEST_REPETITION_PENALTY,
+    MAX_ALTERNATIVES,
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
+    MAX_PENALTY,
+    MAX_TOP_K,
+    ChatMessage,
+    Prompt,
+    SamplerSpec,
+)
 from overlay.wire.prompt_codec import (
     MAX_CHAT_MESSAGES,
     MAX_COMPLETION_TOKENS,
+    MAX_LOGPROBS_TOLD,
     MAX_MODEL_BYTES,
     MAX_STOP_BYTES,
     MAX_STOPS,
@@ -27,6 +46,7 @@ from overlay.wire.prompt_codec import (
 NONCE_BYTES = 32
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_TEMPERATURE = 0.8
+_LARGEST_TOKEN_ID = (1 << 32) - 1
 _SEED_LABEL = b"clove-seed/1"
 _Body = TypeVar("_Body", bound=BaseModel)
 
@@ -48,11 +68,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
     "top_logprobs": (),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
@@ -96,7 +112,21 @@ def _stop_text(stop: object) -> object:
     return stop
 
 
+def _check_token_id(text: str) -> str:
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_LARGEST_TOKEN_ID))
+    if not is_number or str(int(text)) != text or int(text) > _LARGEST_TOKEN_ID:
+        raise ValueError("not the id of a token")
+    return text
+
+
+def _none_for_false(value: object) -> object:
+    return None if value is False else value
+
+
 StopText = Annotated[str, Field(min_length=1), BeforeValidator(_stop_text)]
+TokenText = Annotated[str, AfterValidator(_check_token_id)]
+Alternatives = Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 
 
 class _Strict(BaseModel):
@@ -130,19 +160,47 @@ class _Sampled(_Strict):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=1, le=MAX_TOP_K)
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_COMPLETION_TOKENS)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_COMPLETION_TOKENS)
+    repetition_penalty: float | None = Field(
+        default=None, ge=LOWEST_REPETITION_PENALTY, le=HIGHEST_REPETITION_PENALTY
+    )
+    presence_penalty: float | None = Field(default=None, ge=-MAX_PENALTY, le=MAX_PENALTY)
+    frequency_penalty: float | None = Field(default=None, ge=-MAX_PENALTY, le=MAX_PENALTY)
+    logit_bias: Annotated[dict[TokenText, Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Annotated[list[StopText], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    def sampler(self, max_tokens: int | None) -> SamplerSpec:
-        """How tokens are drawn, with our defaults where the request says nothing."""
+    def sampler(self, max_tokens: int | None, logprobs: int | None) -> SamplerSpec:
+        """How tokens are drawn, with our defaults where the request says nothing.
+
+        Raises:
+            Problem: 400, naming the field that another one rules out.
+        """
+        most = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
+        if (self.min_tokens or 0) > most:
+            raise invalid(f"min_tokens: more than the {most} that the answer may have at most", "min_tokens")
+        if logprobs is not None and most * (logprobs + 1) > MAX_LOGPROBS_TOLD:
+            fit = MAX_LOGPROBS_TOLD // (logprobs + 1)
+            raise invalid(
+                f"logprobs: with {logprobs} alternatives at most {fit} tokens can be asked for", "logprobs"
+            )
+        # + 0.0: a request may say -0.0, which is not sent
         return SamplerSpec(
-            temperature=DEFAULT_TEMPERATURE if self.temperature is None else float(self.temperature),
-            top_p=1.0 if self.top_p is None else float(self.top_p),
+            temperature=_or_default(self.temperature, DEFAULT_TEMPERATURE) + 0.0,
+            top_p=_or_default(self.top_p, 1.0),
             top_k=MAX_TOP_K if self.top_k is None else self.top_k,
-            max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+            max_tokens=most,
+            min_tokens=self.min_tokens or 0,
+            repetition_penalty=_or_default(self.repetition_penalty, 1.0),
+            presence_penalty=_or_default(self.presence_penalty, 0.0) + 0.0,
+            frequency_penalty=_or_default(self.frequency_penalty, 0.0) + 0.0,
+            logit_bias=tuple(
+                sorted((int(text), bias + 0.0) for text, bias in (self.logit_bias or {}).items())
+            ),
             stop=tuple(self.stop),
+            logprobs=logprobs,
         )
 
 
@@ -151,6 +209,13 @@ class ChatRequest(_Sampled):
 
     messages: list[Turn] = Field(min_length=1, max_length=MAX_CHAT_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_COMPLETION_TOKENS)
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """As in `SamplerSpec.logprobs`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:
@@ -158,11 +223,18 @@ class ChatRequest(_Sampled):
             raise ValueError("the prompt is empty")
         return self
 
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
 
 class TextRequest(_Sampled):
     """Body of `POST /v1/completions`."""
 
     prompt: Annotated[str, BeforeValidator(_one_text)] = Field(min_length=1)
+    logprobs: Annotated[Alternatives | None, BeforeValidator(_none_for_false)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +254,7 @@ def parse_chat(body: Mapping[str, Any], entropy: Callable[[int], bytes] = os.ura
     """
     _refuse_unsupported(body, ChatRequest)
     asked = _validate(ChatRequest, body)
-    sampler = asked.sampler(asked.max_completion_tokens or asked.max_tokens)
+    sampler = asked.sampler(asked.max_completion_tokens or asked.max_tokens, asked.alternatives)
     messages = tuple(turn.to_message() for turn in asked.messages)
     nonce = nonce_for(asked.seed, entropy)
     return _asked(asked, Prompt(model=asked.model, messages=messages, sampler=sampler, nonce=nonce))
@@ -197,7 +269,7 @@ def parse_text(body: Mapping[str, Any], entropy: Callable[[int], bytes] = os.ura
     _refuse_unsupported(body, TextRequest)
     asked = _validate(TextRequest, body)
     nonce = nonce_for(asked.seed, entropy)
-    sampler = asked.sampler(asked.max_tokens)
+    sampler = asked.sampler(asked.max_tokens, asked.logprobs)
     return _asked(asked, Prompt(model=asked.model, text=asked.prompt, sampler=sampler, nonce=nonce))
 
 
@@ -206,6 +278,10 @@ def nonce_for(seed: int | None, entropy: Callable[[int], bytes]) -> bytes:
     if seed is None:
         return entropy(NONCE_BYTES)
     return hashlib.blake2b(_SEED_LABEL + str(seed).encode("ascii"), digest_size=NONCE_BYTES).digest()
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
 
 
 def _asked(request: _Sampled, prompt: Prompt) -> Asked:

@@ -18,6 +18,8 @@ def ask(
     temperature: options.TemperatureOption = None,
     top_p: options.TopPOption = None,
     top_k: options.TopKOption = None,
+    repetition_penalty: options.RepetitionOption = None,
+    min_tokens: options.MinTokensOption = None,
     seed: options.SeedOption = None,
     stop: options.StopOption = None,
     system: options.SystemOption = None,
@@ -39,6 +41,8 @@ def ask(
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "min_tokens": min_tokens,
         "seed": seed,
     }
     body = chat_body(daemon, model, turns(system, text), {**settings, "stop": stop})

@@ -10,6 +10,7 @@ def chat(
     model: options.ModelOption = None,
     max_tokens: options.MaxTokensOption = None,
     temperature: options.TemperatureOption = None,
+    repetition_penalty: options.RepetitionOption = None,
     seed: options.SeedOption = None,
     system: options.SystemOption = None,
     home: options.HomeOption = None,
@@ -21,7 +22,12 @@ def chat(
 
     daemon = find_daemon(home)
     model = model or first_model(daemon)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    settings = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
     conversation = turns(system, "")[:-1]
     if sys.stdin.isatty():
         note(f"{model}; Ctrl-D or /exit ends, /new forgets")

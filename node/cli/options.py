@@ -20,6 +20,13 @@ TemperatureOption = Annotated[
 ]
 TopPOption = Annotated[float | None, typer.Option("--top-p", help="Sample from the likeliest tokens only.")]
 TopKOption = Annotated[int | None, typer.Option("--top-k", min=1, max=64, help="How many candidates.")]
+RepetitionOption = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", min=0.5, max=2, help="Over 1: what was said becomes less likely."),
+]
+MinTokensOption = Annotated[
+    int | None, typer.Option("--min-tokens", min=0, help="Least tokens before the answer may end.")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="End the answer at this text.")]
 SystemOption = Annotated[

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from overlay.wire.answer import TokenLogprobs
 from overlay.wire.prompt import ModelId
 
 CacheScope = Literal["none", "session", "public"]
@@ -34,13 +35,15 @@ class PromptPrefilled:
 class TokensDecoded:
     """More tokens, one entry each in ids, logprobs (already rounded to fp16) and fingerprints (18 B each).
 
-    text is whole code points, holds no part of a stop string, and lags behind the ids where it has to.
+    text is whole code points, holds no part of a stop string, and lags behind the ids where it has to. told: one entry
+    a token, where the prompt asks for log-probabilities; else none.
     """
 
     ids: tuple[int, ...]
     text: str
     logprobs: tuple[float, ...]
     fingerprints: tuple[bytes, ...]
+    told: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

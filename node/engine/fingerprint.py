@@ -26,11 +26,8 @@ def projection_matrix(hidden_size: int) -> torch.Tensor:
 def encode_fingerprints(hidden: torch.Tensor, projection: torch.Tensor) -> list[bytes]:
     """Fingerprints of hidden states [rows, hidden_size], one per row."""
     projected = (hidden.float() @ projection).cpu().numpy()
-    return [_quantise(row) for row in projected]
-
-
-def _quantise(row: np.ndarray[tuple[int], np.dtype[np.float32]]) -> bytes:
-    # The smallest normal fp16, so that an all-zero state divides by something.
-    scale = np.float16(max(float(np.abs(row).max()) / 127.0, 6.104e-05))
-    steps = np.clip(np.rint(row / np.float32(scale)), -127, 127).astype(np.int8)
-    return bytes(scale.astype("<f2").tobytes()) + bytes(steps.tobytes())
+    greatest = np.abs(projected).max(axis=1, keepdims=True).astype(np.float64)
+    # At least the smallest normal fp16, so that an all-zero state divides by something.
+    scales = np.maximum(greatest / 127.0, 6.104e-05).astype("<f2")
+    steps = np.clip(np.rint(projected / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    return [mark.tobytes() for mark in np.hstack([scales.view(np.uint8), steps.view(np.uint8)])]

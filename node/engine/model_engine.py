@@ -4,7 +4,6 @@ A step plans chunks, runs them in one forward pass, then takes one token for eve
 scores whatever rows of replays came along.
 """
 
-import struct
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
@@ -26,20 +25,22 @@ from node.engine.events import (
     Replay,
     TokensDecoded,
 )
+from node.engine.logprobs import log_probabilities, tell_likeliest, to_half
 from node.engine.manifest import read_manifest
-from node.engine.model_runner import ModelRunner, top_candidates
+from node.engine.model_runner import ModelRunner, adjust_logits, top_candidates
+from node.engine.penalties import Penalties
 from node.engine.public_blocks import PublicBlocks
 from node.engine.replay import Scores, read_ending, score_rows
-from node.engine.sampler import Candidates, SeededPosition, sample
+from node.engine.sampler import SeededPosition, sample
 from node.engine.scheduler import BatchLimits, Scheduler
 from node.engine.sequence import Chunk, Sequence
 from node.engine.settings import EngineSettings
 from node.engine.step_time import StepWork
 from node.engine.text import AnswerText
 from node.engine.tokenizer import PromptTokenizer
-from overlay.wire.prompt import Prompt
+from overlay.wire.answer import TokenLogprobs
+from overlay.wire.prompt import Prompt, SamplerSpec
 
-_LOWEST_HALF = -65504.0
 FEWEST_BLOCKS = 8
 """A context of 128 tokens: with less a model is of no use."""
 
@@ -48,13 +49,13 @@ Output = tuple[int, EngineEvent | Replay]
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One hidden state, and the logits and candidates after it, of the sequence that asked for them."""
+class _Taken:
+    """One token that was taken, and what is said of it. told: none unless the prompt asks for it."""
 
-    sequence: Sequence
-    logits: torch.Tensor
-    candidates: Candidates
+    token: int
+    logprob: float
     fingerprint: bytes
+    told: tuple[TokenLogprobs, ...]
 
 
 class ModelEngine:
@@ -94,6 +95,11 @@ class ModelEngine:
         """How busy it is."""
         return self.admission.load(self.card)
 
+    @property
+    def _known_end_ids(self) -> frozenset[int]:
+        """A configuration may declare ends that the vocabulary doesn't reach; they have no logits."""
+        return frozenset(each for each in self._tokenizer.end_ids if each < self._runner.config.vocab_size)
+
     def submit(
         self,
         request: int,
@@ -113,6 +119,7 @@ class ModelEngine:
         room = self.card.context_tokens - len(ids)
         if room < 1:
             raise PromptTooLongError(len(ids), self.card.context_tokens - 1)
+        self._check_biases(prompt.sampler)
         if forced_ids is not None:
             self._check_forced(forced_ids, room)
         self._scheduler.add(
@@ -123,7 +130,8 @@ class ModelEngine:
                 sampler=prompt.sampler,
                 nonce=prompt.nonce,
                 max_output=min(prompt.sampler.max_tokens, room),
-                text=AnswerText(self._tokenizer.decode, prompt.sampler.stop),
+                text=AnswerText(self._tokenizer.decode, prompt.sampler.stop, prompt.sampler.min_tokens),
+                penalties=Penalties.of(prompt.sampler, ids, self._known_end_ids),
                 forced_ids=forced_ids,
                 table=BlockTable(cache_scope),
                 submitted_at=self._clock(),
@@ -164,6 +172,14 @@ class ModelEngine:
         self.admission.measured(work, self._clock() - now)
         return outputs
 
+    def _check_biases(self, sampler: SamplerSpec) -> None:
+        vocabulary = self._runner.config.vocab_size
+        for token, _ in sampler.logit_bias:
+            if token >= vocabulary:
+                raise PromptRefusedError(
+                    f"logit_bias names token {token}; this model's tokens are 0 to {vocabulary - 1}"
+                )
+
     def _check_forced(self, forced_ids: Tokens[int], room: int) -> None:
         vocabulary = self._runner.config.vocab_size
         if not forced_ids or any(not 0 <= token < vocabulary for token in forced_ids):
@@ -176,33 +192,37 @@ class ModelEngine:
     def _decode(self, answers: list[tuple[Sequence, torch.Tensor]]) -> list[Output]:
         if not answers:
             return []
+        sequences = [sequence for sequence, _ in answers]
         hidden = torch.cat([rows for _, rows in answers])
         logits = self._runner.logits(hidden)
-        fingerprints = self._runner.fingerprints(hidden)
+        tokens = draw_tokens(logits, sequences)
+        columns = (tokens, log_probabilities(logits, tokens), self._runner.fingerprints(hidden), logits)
         outputs: list[Output] = []
-        for (sequence, _), row, found, mark in zip(
-            answers, logits, top_candidates(logits), fingerprints, strict=True
-        ):
-            outputs += self._take_token(_Row(sequence, row, found, mark))
+        for sequence, token, logprob, fingerprint, row in zip(sequences, *columns, strict=True):
+            told = self._tell(sequence.sampler.logprobs, row, (token, logprob))
+            outputs += self._take(sequence, _Taken(token, to_half(logprob), fingerprint, told))
         return outputs
 
-    def _take_token(self, row: _Row) -> list[Output]:
-        sequence = row.sequence
+    def _tell(
+        self, count: int | None, row: torch.Tensor, taken: tuple[int, float]
+    ) -> tuple[TokenLogprobs, ...]:
+        if count is None:
+            return ()
+        return (tell_likeliest(row, taken, count, self._tokenizer.token_bytes),)
+
+    def _take(self, sequence: Sequence, taken: _Taken) -> list[Output]:
         position = len(sequence.output_ids)
-        seeded = SeededPosition(sequence.nonce, sequence.prompt_hash, position)
-        index = sample(row.candidates, sequence.sampler, seeded)
-        token = row.candidates.ids[index]
-        sequence.output_ids.append(token)
-        reason, text = self._advance_text(sequence, token)
-        logprob = to_half(row.candidates.logits[index] - row.candidates.log_total)
+        sequence.output_ids.append(taken.token)
+        sequence.penalties = sequence.penalties and sequence.penalties.after(taken.token)
+        reason, text = self._advance_text(sequence, taken.token)
         events: list[EngineEvent] = [] if position else [self._prefilled(sequence)]
-        events.append(TokensDecoded((token,), text, (logprob,), (row.fingerprint,)))
+        events.append(TokensDecoded((taken.token,), text, (taken.logprob,), (taken.fingerprint,), taken.told))
         if reason is not None:
             events.append(self._finish(sequence, reason))
         return [(sequence.request, event) for event in events]
 
     def _advance_text(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, str]:
-        if token in self._tokenizer.end_ids:
+        if token in self._tokenizer.end_ids and len(sequence.output_ids) > sequence.sampler.min_tokens:
             return "stop", sequence.text.finish()
         text = sequence.text.push(token)
         if sequence.text.stopped:
@@ -232,7 +252,7 @@ class ModelEngine:
     def _score(self, chunk: Chunk, rows: torch.Tensor) -> list[Output]:
         sequence = chunk.sequence
         if chunk.start == 0:  # it may have been thrown out, and begin anew
-            self._scores[sequence.request] = Scores()
+            self._scores[sequence.request] = Scores(sequence.penalties)
         scores = self._scores[sequence.request]
         score_rows(scores, sequence, rows, self._runner)
         if sequence.computed < sequence.length:
@@ -254,8 +274,11 @@ class ModelEngine:
         return [(sequence.request, replay)]
 
 
-def to_half(logprob: float) -> float:
-    """The nearest fp16 value that a receipt can carry: at most 0, and finite."""
-    bounded = min(max(logprob, _LOWEST_HALF), 0.0)
-    rounded: float = struct.unpack("<e", struct.pack("<e", bounded))[0]
-    return rounded
+def draw_tokens(logits: torch.Tensor, sequences: Tokens[Sequence]) -> list[int]:
+    """The next token of each answer, given its row of raw logits."""
+    found = top_candidates(adjust_logits(logits, [sequence.penalties for sequence in sequences]))
+    tokens = []
+    for sequence, candidates in zip(sequences, found, strict=True):
+        seeded = SeededPosition(sequence.nonce, sequence.prompt_hash, len(sequence.output_ids))
+        tokens.append(candidates.ids[sample(candidates, sequence.sampler, seeded)])
+    return tokens

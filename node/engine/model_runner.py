@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from node.engine.attention import PAGED_ATTENTION, KVPool, paged_attention, plan
 from node.engine.block_manager import BLOCK_TOKENS
 from node.engine.errors import ModelDamagedError, UnsupportedModelError
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
+from node.engine.penalties import Penalties
 from node.engine.sampler import Candidates
 from node.engine.sequence import Chunk
 from overlay.wire.prompt import MAX_TOP_K
@@ -97,20 +99,35 @@ class ModelRunner:
         return getattr(self.config, "sliding_window", None)
 
 
+def adjust_logits(logits: torch.Tensor, penalties: Sequence[Penalties | None]) -> torch.Tensor:
+    """The logits that tokens are drawn from: what each row's penalties make of it. The raw ones stay as they are."""
+    active = [(row, each) for row, each in enumerate(penalties) if each is not None and not each.is_idle]
+    if not active:
+        return logits
+    rows = torch.from_numpy(np.concatenate([np.full(len(each.ids), row) for row, each in active]))
+    columns = torch.from_numpy(np.concatenate([each.ids for _, each in active]))
+    at = rows.to(logits.device), columns.to(logits.device)
+    raw = logits[at].cpu().numpy()
+    ends = np.cumsum([len(each.ids) for _, each in active])
+    parts = zip(active, np.split(raw, ends[:-1]), strict=True)
+    adjusted = logits.clone()
+    changed = np.concatenate([each.adjust(part) for (_, each), part in parts])
+    adjusted[at] = torch.from_numpy(changed).to(logits.device)
+    return adjusted
+
+
 def top_candidates(logits: torch.Tensor) -> list[Candidates]:
     """The 64 most likely tokens of each row of logits, equal logits by rising id."""
     count = min(MAX_TOP_K, logits.shape[-1])
-    values, ids = logits.topk(count, dim=-1)
-    totals = logits.logsumexp(dim=-1)
-    crowded = (logits >= values[:, -1:]).sum(dim=-1) > count
-    columns = zip(values.tolist(), ids.tolist(), totals.tolist(), crowded.tolist(), strict=True)
+    # One more than wanted shows whether the last place is contested.
+    values, ids = logits.topk(min(count + 1, logits.shape[-1]), dim=-1)
     found = []
-    for row, (row_values, row_ids, total, is_crowded) in enumerate(columns):
-        pairs = (
-            _with_tied(logits[row], row_values[-1]) if is_crowded else zip(row_values, row_ids, strict=True)
-        )
+    for row, (row_values, row_ids) in enumerate(zip(values.tolist(), ids.tolist(), strict=True)):
+        lowest = row_values[count - 1]
+        is_crowded = row_values[count:] == [lowest]
+        pairs = _with_tied(logits[row], lowest) if is_crowded else zip(row_values, row_ids, strict=True)
         ordered = sorted(pairs, key=lambda pair: (-pair[0], pair[1]))[:count]
-        found.append(Candidates([pair[1] for pair in ordered], [pair[0] for pair in ordered], total))
+        found.append(Candidates([pair[1] for pair in ordered], [pair[0] for pair in ordered]))
     return found
 
 

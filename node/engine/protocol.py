@@ -23,6 +23,7 @@ from node.engine.events import (
     TokensDecoded,
 )
 from node.engine.settings import EngineSettings
+from overlay.wire.answer import RankedToken, TokenLogprobs
 from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec
 
 MAX_FRAME_BYTES = 16 << 20
@@ -123,6 +124,7 @@ _KINDS: tuple[type, ...] = (
     *(Configure, Submit, Cancel, Ready, Told, ErrorReport, Refused, LoadFailed, Beat),
     *(EngineSettings, ModelCard, PromptPrefilled, TokensDecoded, GenerationFinished, Replay),
     *(Prompt, ChatMessage, SamplerSpec, EngineLoad, LoadReport, ReportCache, CacheReport),
+    *(Prompt, ChatMessage, SamplerSpec, TokenLogprobs, RankedToken),
 )
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _NAMES = tuple(tuple(field.name for field in fields(kind)) for kind in _KINDS)

@@ -10,14 +10,10 @@ from overlay.wire.prompt import SamplerSpec
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The most likely tokens of one position: by falling logit, equal ones by rising id.
-
-    log_total: log-sum-exp over the whole vocabulary.
-    """
+    """The most likely tokens of one position, by their adjusted logits: falling, equal ones by rising id."""
 
     ids: Sequence[int]
     logits: Sequence[float]
-    log_total: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
 from node.engine.block_manager import BlockTable
+from node.engine.penalties import Penalties
 from node.engine.text import AnswerText
 from overlay.wire.prompt import SamplerSpec
 
@@ -13,6 +14,7 @@ class Sequence:
     """Tokens of one request. With forced_ids it is a replay: the answer is given and only scored.
 
     max_output: most tokens that it may still produce, already cut to what the context leaves.
+    penalties: what changes its logits, after the answer's tokens so far; of a replay, before the first one.
     table: where its keys and values are. computed: how many tokens have them.
     chain: hashes of what it has to read, as far as they may be shared.
     cached_tokens: how many of the prompt's were there already when it was first admitted.
@@ -25,6 +27,7 @@ class Sequence:
     nonce: bytes
     max_output: int
     text: AnswerText
+    penalties: Penalties | None = None
     forced_ids: tuple[int, ...] | None = None
     output_ids: list[int] = field(default_factory=list)
     table: BlockTable = field(default_factory=BlockTable)

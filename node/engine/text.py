@@ -42,11 +42,17 @@ class AnswerText:
 
     decode turns ids into text; it is only ever given a short window, since the first token of a window may decode
     differently at the start of a text (spaces in sentencepiece, bytes of one character spread over tokens).
+
+    What the first `unsearched` tokens say is shown without a look for stop strings, and is part of none.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), unsearched: int = 0
+    ) -> None:
         self._decode = decode
         self._shown = ShownText(stops)
+        self._unsearched = unsearched
+        self._pushed = 0
         self._window: list[int] = []
         self._read = 0
 
@@ -57,12 +63,16 @@ class AnswerText:
 
     def push(self, token_id: int) -> str:
         """Take one more token; what may now be shown. After a stop string nothing more comes."""
+        self._pushed += 1
         self._window.append(token_id)
-        return self._shown.push(self._new_text(flush=False))
+        return self._show(self._new_text(flush=False), flush=False)
 
     def finish(self) -> str:
         """The answer ends here: what was held back and may be shown after all."""
-        return self._shown.push(self._new_text(flush=True), flush=True)
+        return self._show(self._new_text(flush=True), flush=True)
+
+    def _show(self, text: str, *, flush: bool) -> str:
+        return text if self._pushed <= self._unsearched else self._shown.push(text, flush=flush)
 
     def _new_text(self, *, flush: bool) -> str:
         known = self._decode(self._window[: self._read])

@@ -9,6 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from node.engine.errors import PromptRefusedError
+from node.engine.spelling import TokenSpelling
 from overlay.wire.prompt import ChatMessage, Prompt
 
 
@@ -21,6 +22,7 @@ class PromptTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._spelling = TokenSpelling(self._tokenizer)
         settings = _read_json(folder / "tokenizer_config.json")
         self._special_texts = {
             name: _token_text(settings.get(name))
@@ -50,6 +52,10 @@ class PromptTokenizer:
         """Text of these ids, special tokens left out."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for; of a special token its name."""
+        return self._spelling.bytes_of(token_id)
 
     def _render(self, messages: Sequence[ChatMessage]) -> str:
         if self._template is None:

@@ -14,7 +14,7 @@ from node.engine.errors import (
     UpstreamMalformedError,
 )
 from node.engine.openai_codec import decode_complaint
-from overlay.wire.prompt import MAX_TOP_K, Prompt
+from overlay.wire.prompt import MAX_TOP_K, Prompt, SamplerSpec
 
 MAX_COMPLAINT_CHARACTERS = 300
 LONGEST_RETRY_S = 3600.0
@@ -25,10 +25,15 @@ _SEED_MASK = (1 << 31) - 1
 def request_of(prompt: Prompt, name: str, context_tokens: int) -> tuple[str, dict[str, Any]]:
     """The path under the base URL and the body, for the model that the server knows by this name.
 
-    The seed is fixed by the nonce: a server that heeds it answers alike when it is asked alike. top_k is no part of
-    OpenAI's API, so it is sent only where it restricts.
+    The seed is fixed by the nonce: a server that heeds it answers alike when it is asked alike. What asks for nothing
+    is left out: top_k, min_tokens and the repetition penalty are no part of OpenAI's API, and some servers refuse them.
+
+    Raises:
+        PromptRefusedError: it asks for log-probabilities.
     """
     sampler = prompt.sampler
+    if sampler.logprobs is not None:
+        raise PromptRefusedError("the model node's engine is another server's: it gives no log-probabilities")
     # No server takes 0 for top_p; it leaves the likeliest token alone, which temperature 0 does.
     is_greedy = sampler.temperature == 0 or sampler.top_p == 0
     body: dict[str, Any] = {
@@ -44,10 +49,22 @@ def request_of(prompt: Prompt, name: str, context_tokens: int) -> tuple[str, dic
         body["stop"] = list(sampler.stop)
     if sampler.top_k < MAX_TOP_K and not is_greedy:
         body["top_k"] = sampler.top_k
+    body |= {name: value for name, (value, neutral) in _adjustments(sampler).items() if value != neutral}
     if prompt.text is not None:
         return "completions", {**body, "prompt": prompt.text}
     turns = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
     return "chat/completions", {**body, "messages": turns}
+
+
+def _adjustments(sampler: SamplerSpec) -> dict[str, tuple[object, object]]:
+    """What changes the odds of single tokens, each with the value that changes nothing."""
+    return {
+        "presence_penalty": (sampler.presence_penalty, 0.0),
+        "frequency_penalty": (sampler.frequency_penalty, 0.0),
+        "repetition_penalty": (sampler.repetition_penalty, 1.0),
+        "min_tokens": (sampler.min_tokens, 0),
+        "logit_bias": ({str(token): bias for token, bias in sampler.logit_bias}, {}),
+    }
 
 
 def seed_of(nonce: bytes) -> int:

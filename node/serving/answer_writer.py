@@ -119,7 +119,7 @@ class AnswerWriter:
                 case TokensDecoded(ids, text):
                     trace.add(event)
                     self._count_tokens(len(ids))
-                    await emit(TokensGenerated(text, len(ids)))
+                    await emit(TokensGenerated(text, len(ids), event.told))
                 case TextDecoded(text, count):
                     trace.texts.append(text)
                     self._count_tokens(count)

@@ -9,11 +9,31 @@ class AnswerAccepted:
 
 
 @dataclass(frozen=True, slots=True)
+class RankedToken:
+    """A token, as the bytes that it stands for, and its natural log-probability, at most 0."""
+
+    token: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The token that was taken, and the likeliest ones in its place, by falling log-probability."""
+
+    taken: RankedToken
+    likeliest: tuple[RankedToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokensGenerated:
-    """More of the answer: text (complete code points) and how many tokens it took."""
+    """More of the answer: text (complete code points) and how many tokens it took.
+
+    logprobs: one entry a token, where the prompt asks for them; else none.
+    """
 
     text: str
     count: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ A frame is `length 4 | record`; the stream is frames end to end, and blocks of a
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import assert_never
 
 from crypto.errors import DecodeError
@@ -14,12 +15,16 @@ from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    RankedToken,
     ReceiptIssued,
+    TokenLogprobs,
     TokensGenerated,
 )
 from overlay.wire.limits import MAX_EVENT_BYTES
+from overlay.wire.prompt import MAX_ALTERNATIVES
 from overlay.wire.records import (
     pack_record,
+    read_array,
     read_fields,
     read_integer,
     read_number,
@@ -36,6 +41,10 @@ MAX_RECEIPT_BYTES = MAX_EVENT_BYTES - 16
 MAX_CODE_BYTES = 64
 MAX_MESSAGE_BYTES = 1024
 MAX_TOKEN_COUNT = (1 << 31) - 1
+MAX_TOKEN_BYTES = 1024
+LOWEST_LOGPROB = -65504.0
+"""What receipts can say at the least: fp16 goes no lower."""
+MAX_LOGPROBS_AT_ONCE = 64
 MAX_RETRY_AFTER_S = 86_400.0
 FINISH_REASONS = frozenset({"stop", "length"})
 
@@ -60,8 +69,10 @@ def _fields_of(event: AnswerEvent) -> tuple[object, ...]:
     match event:
         case AnswerAccepted():
             return (ACCEPTED,)
-        case TokensGenerated(text, count):
+        case TokensGenerated(text, count, ()):
             return (TOKENS, text, count)
+        case TokensGenerated(text, count, logprobs):
+            return (TOKENS, text, count, tuple(_logprob_fields(entry) for entry in logprobs))
         case AnswerFinished(reason, prompt_tokens, completion_tokens, cached_tokens):
             return (FINISHED, reason, prompt_tokens, completion_tokens, cached_tokens)
         case ReceiptIssued(receipt):
@@ -70,6 +81,11 @@ def _fields_of(event: AnswerEvent) -> tuple[object, ...]:
             return (FAILED, code, message, None if retry_after_s is None else float(retry_after_s))
         case _:
             assert_never(event)
+
+
+def _logprob_fields(entry: TokenLogprobs) -> tuple[object, ...]:
+    likeliest = tuple((each.token, float(each.logprob)) for each in entry.likeliest)
+    return (entry.taken.token, float(entry.taken.logprob), likeliest)
 
 
 def decode_event(data: bytes) -> AnswerEvent:
@@ -89,9 +105,27 @@ def _read_accepted(fields: list[object]) -> AnswerAccepted:
 
 
 def _read_tokens(fields: list[object]) -> TokensGenerated:
-    _, text, count = read_fields(fields, 3)
+    _, text, count, *told = read_array(fields, 4) if len(fields) > 3 else read_fields(fields, 3)
     # Text may be empty: a token can end inside a code point, and its count must not wait for the rest.
-    return TokensGenerated(read_text(text, 0, MAX_TEXT_BYTES), read_integer(count, 0, MAX_TOKEN_COUNT))
+    shown = read_text(text, 0, MAX_TEXT_BYTES)
+    if not told:
+        return TokensGenerated(shown, read_integer(count, 0, MAX_TOKEN_COUNT))
+    tokens = read_integer(count, 1, MAX_LOGPROBS_AT_ONCE)
+    return TokensGenerated(
+        shown, tokens, tuple(_read_logprobs(entry) for entry in read_fields(told[0], tokens))
+    )
+
+
+def _read_logprobs(value: object) -> TokenLogprobs:
+    token, logprob, likeliest = read_fields(value, 3)
+    ranked = tuple(_read_ranked(*read_fields(each, 2)) for each in read_array(likeliest, MAX_ALTERNATIVES))
+    if any(one.logprob < other.logprob for one, other in pairwise(ranked)):
+        raise DecodeError("answer event: a likelier token behind another")
+    return TokenLogprobs(_read_ranked(token, logprob), ranked)
+
+
+def _read_ranked(token: object, logprob: object) -> RankedToken:
+    return RankedToken(read_octets(token, 0, MAX_TOKEN_BYTES), read_number(logprob, LOWEST_LOGPROB, 0.0))
 
 
 def _read_finished(fields: list[object]) -> AnswerFinished:

@@ -9,21 +9,38 @@ ModelId = NewType("ModelId", str)
 """Hash of what decides a model's output: weights, tokenizer, chat template. `m-` and 40 hex digits."""
 
 MAX_TOP_K = 64
+LOWEST_REPETITION_PENALTY, HIGHEST_REPETITION_PENALTY = 0.5, 2.0
+MAX_PENALTY = 2.0
+"""Presence and frequency penalties reach from its negative to it."""
+MAX_BIAS = 100.0
+MAX_BIASED_TOKENS = 64
+MAX_ALTERNATIVES = 20
 SESSION_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerSpec:
-    """How tokens are drawn. Temperature 0 is plain argmax.
+    """How tokens are drawn, exactly as docs/spec/sampling.md says, and what is told of them.
 
-    top_k is 1..64: noise is keyed by token id and drawn for these candidates only.
+    temperature: 0 is plain argmax. top_k: 1..64; noise is keyed by token id and drawn for these candidates only.
+    min_tokens: before so many neither an end token nor a stop string ends the answer. repetition_penalty: divides the
+    logits of tokens in prompt and answer; 1 changes nothing. presence_penalty: taken from the logits of tokens in the
+    answer; frequency_penalty: the same, times how often each is there. logit_bias: (token id, what is added to its
+    logit), by rising id. logprobs: so many of the likeliest tokens are told beside each one taken, whose
+    log-probability is told too; None: nothing is told.
     """
 
     temperature: float = 0.8
     top_p: float = 1.0
     top_k: int = MAX_TOP_K
     max_tokens: int = 256
+    min_tokens: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

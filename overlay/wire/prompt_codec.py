@@ -11,6 +11,12 @@ from crypto.identity import NodeId
 from overlay.errors import LocalProtocolError
 from overlay.wire.limits import MAX_PATHS, MAX_PROMPT_BYTES
 from overlay.wire.prompt import (
+    HIGHEST_REPETITION_PENALTY,
+    LOWEST_REPETITION_PENALTY,
+    MAX_ALTERNATIVES,
+    MAX_BIAS,
+    MAX_BIASED_TOKENS,
+    MAX_PENALTY,
     MAX_TOP_K,
     SESSION_BYTES,
     ChatMessage,
@@ -30,18 +36,21 @@ from overlay.wire.records import (
     unpack_record,
 )
 
-FORMAT = 2
+FORMAT = 3
 SMALLEST_MESSAGE_BYTES = 1024
 MAX_MODEL_BYTES = 128
 MAX_CHAT_MESSAGES = 1024
 MAX_TEMPERATURE = 2.0
 MAX_COMPLETION_TOKENS = 1 << 17
+MAX_LOGPROBS_TOLD = 1 << 17
+"""In one answer: with more, its events could outgrow the stream that carries them."""
 MAX_STOPS = 8
 MAX_STOP_BYTES = 256
 NONCE_BYTES = 32
 SECRET_BYTES = 32
 TOKEN_BYTES = 16
 _LENGTH_BYTES = 4
+_U32_MAX = (1 << 32) - 1
 _U64_MAX = (1 << 64) - 1
 ROLES = ("system", "user", "assistant")
 FORWARDS = ("none", "group")
@@ -84,13 +93,13 @@ def decode_prompt_message(data: bytes) -> PromptMessage:
 
 
 def _fields_of(message: PromptMessage) -> tuple[object, ...]:
-    prompt, sampler = message.prompt, message.prompt.sampler
+    prompt = message.prompt
     return (
         FORMAT,
         prompt.model,
         tuple((turn.role, turn.content) for turn in prompt.messages),
         prompt.text,
-        (float(sampler.temperature), float(sampler.top_p), sampler.top_k, sampler.max_tokens, sampler.stop),
+        _sampler_fields(prompt.sampler),
         prompt.nonce,
         message.expires_unix,
         message.response_secret,
@@ -100,6 +109,22 @@ def _fields_of(message: PromptMessage) -> tuple[object, ...]:
         message.forward,
         message.cache,
         message.session,
+    )
+
+
+def _sampler_fields(sampler: SamplerSpec) -> tuple[object, ...]:
+    return (
+        float(sampler.temperature),
+        float(sampler.top_p),
+        sampler.top_k,
+        sampler.max_tokens,
+        sampler.min_tokens,
+        float(sampler.repetition_penalty),
+        float(sampler.presence_penalty),
+        float(sampler.frequency_penalty),
+        tuple((token, float(bias)) for token, bias in sampler.logit_bias),
+        sampler.stop,
+        sampler.logprobs,
     )
 
 
@@ -147,14 +172,37 @@ def _read_turn(value: object) -> ChatMessage:
 
 
 def _read_sampler(value: object) -> SamplerSpec:
-    temperature, top_p, top_k, max_tokens, stop = read_fields(value, 5)
+    temperature, top_p, top_k, max_tokens, min_tokens, *rest = read_fields(value, 11)
+    repetition, presence, frequency, logit_bias, stop, logprobs = rest
+    most = read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS)
     return SamplerSpec(
         temperature=read_number(temperature, 0.0, MAX_TEMPERATURE),
         top_p=read_number(top_p, 0.0, 1.0),
         top_k=read_integer(top_k, 1, MAX_TOP_K),
-        max_tokens=read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS),
+        max_tokens=most,
+        min_tokens=read_integer(min_tokens, 0, most),
+        repetition_penalty=read_number(repetition, LOWEST_REPETITION_PENALTY, HIGHEST_REPETITION_PENALTY),
+        presence_penalty=read_number(presence, -MAX_PENALTY, MAX_PENALTY),
+        frequency_penalty=read_number(frequency, -MAX_PENALTY, MAX_PENALTY),
+        logit_bias=_read_biases(logit_bias),
         stop=tuple(read_text(text, 1, MAX_STOP_BYTES) for text in read_array(stop, MAX_STOPS)),
+        logprobs=_read_logprobs(logprobs, most),
     )
+
+
+def _read_biases(value: object) -> tuple[tuple[int, float], ...]:
+    biases, lowest = [], 0
+    for pair in read_array(value, MAX_BIASED_TOKENS):
+        token, bias = read_fields(pair, 2)
+        biases.append((read_integer(token, lowest, _U32_MAX), read_number(bias, -MAX_BIAS, MAX_BIAS)))
+        lowest = biases[-1][0] + 1  # by rising id, none twice
+    return tuple(biases)
+
+
+def _read_logprobs(value: object, max_tokens: int) -> int | None:
+    if value is None:
+        return None
+    return read_integer(value, 0, min(MAX_ALTERNATIVES, MAX_LOGPROBS_TOLD // max_tokens - 1))
 
 
 def read_reply_path(value: object) -> ReplyPath:

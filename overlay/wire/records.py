@@ -4,7 +4,7 @@ Nothing here repairs a value: a field of another type, out of range or too long 
 one field too many. The first element of an array is never interpreted here.
 """
 
-from math import isfinite
+from math import copysign, isfinite
 from typing import cast
 
 import msgpack
@@ -65,9 +65,11 @@ def read_flag(value: object) -> bool:
 
 
 def read_number(value: object, low: float, high: float) -> float:
-    """A finite float in low..high, both included; an integer is not a float."""
+    """A finite float in low..high, both included; an integer is not a float, and -0.0 is not a second 0.0."""
     if type(value) is not float or not isfinite(value) or not low <= value <= high:
         raise DecodeError("record: a number is missing or out of range")
+    if value == 0.0 and copysign(1.0, value) < 0.0:
+        raise DecodeError("record: a negative zero")
     return value
 
 

@@ -1,5 +1,6 @@
 """Whatever a client posts, the API answers with a prompt that can be sent or with a 400, and with nothing else."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 from node.api.body import parse_json_untrusted
 from node.api.openai_requests import parse_chat, parse_text
 from node.api.problem import Problem
+from overlay.wire.prompt_codec import decode_prompt_message, encode_prompt_message
+from tests.support.answers import a_request
 
 NAMES = (  # noqa: SIM905 -- reads better
     "model messages prompt temperature top_p top_k max_tokens max_completion_tokens seed stop stream stream_options"
-    " n logprobs top_logprobs tools tool_choice response_format logit_bias presence_penalty echo suffix user zzz"
+    " n logprobs top_logprobs tools tool_choice response_format logit_bias presence_penalty"
+    " frequency_penalty repetition_penalty min_tokens echo suffix user zzz"
 ).split()
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -34,6 +38,14 @@ LIKELY = st.fixed_dictionaries(
         "prompt": st.text(max_size=30) | VALUES,
         "temperature": st.floats() | st.integers(),
         "seed": st.integers(),
+        "min_tokens": st.integers(),
+        "repetition_penalty": st.floats() | VALUES,
+        "frequency_penalty": st.floats(-3, 3),
+        "logit_bias": st.dictionaries(
+            st.integers(-9, 10**10).map(str) | st.text(max_size=5), st.floats() | VALUES
+        ),
+        "logprobs": st.booleans() | st.integers(-1, 30),
+        "top_logprobs": st.integers(-1, 30),
         "stop": st.text(max_size=5) | st.lists(st.text(max_size=5), max_size=10) | VALUES,
     },
 )
@@ -44,6 +56,10 @@ def parsed_or_refused(parse, raw):
         return parse(parse_json_untrusted(raw))
     except Problem as problem:
         return problem
+
+
+def message_of(prompt):
+    return dataclasses.replace(a_request().message, prompt=prompt)
 
 
 def refused_or_sound(raw: bytes) -> None:
@@ -65,6 +81,7 @@ def refused_or_sound(raw: bytes) -> None:
             text.encode("utf-8")
         assert 0 <= prompt.sampler.temperature <= 2
         assert 0 < prompt.sampler.top_p <= 1
+        assert decode_prompt_message(encode_prompt_message(message_of(prompt))).prompt == prompt
 
 
 @given(st.binary(max_size=300))

@@ -163,6 +163,44 @@ async def test_answers_end_at_a_stop_string_at_an_end_token_or_at_their_length(m
         assert (await engine.replay(short, ids)).ending == "eos"
 
 
+async def test_an_answer_has_the_tokens_asked_for_at_least(model):
+    short = ask("What is the capital of France?", temperature=0.0, max_tokens=30)
+    async with running(model) as engine:
+        _, ids, text, _ = await answer(engine, short)
+        assert len(ids) < 16
+        patient = replace(short, sampler=replace(short.sampler, min_tokens=16, stop=(text[:3],)))
+        _, ids, text, _ = await answer(engine, patient)
+        assert len(ids) > 16
+        assert 2 not in ids[:16]  # <|im_end|>
+        assert text.startswith(patient.sampler.stop)  # said before a stop string could end it
+        replay = await engine.replay(patient, ids)
+        assert (set(replay.margins), replay.text) == ({0.0}, text)
+        assert replay.ending in {"eos", "stop", "length"}
+        assert max((await engine.replay(short, ids)).margins) > 0.1
+        early = await engine.replay(patient, (*ids[:3], 2))
+        assert early.ending == "early"
+        assert early.margins[3] > 1e30
+
+
+async def test_log_probabilities_are_told_where_asked_and_are_the_receipts(model):
+    prompt = ask("Why is the sky blue?", max_tokens=12, logprobs=4)
+    async with running(model) as engine, engine.generate(prompt) as events:
+        decoded = [event async for event in events if isinstance(event, TokensDecoded)]
+    assert len(decoded) == 12
+    for event in decoded:
+        (told,) = event.told
+        assert told.taken.logprob == event.logprobs[0]
+        assert len(told.likeliest) == 4
+        assert [each.logprob for each in told.likeliest] == sorted(
+            (each.logprob for each in told.likeliest), reverse=True
+        )
+        assert told.taken.logprob <= told.likeliest[0].logprob
+    spelt = b"".join(event.told[0].taken.token for event in decoded)
+    assert spelt.decode("utf-8", "replace").startswith(
+        "".join(event.text for event in decoded).rstrip("\ufffd")
+    )
+
+
 async def test_leaving_an_answer_makes_room_at_once(model):
     async with running(model, max_batch=1, max_queue=0) as engine:
         for _ in range(3):
@@ -182,6 +220,8 @@ async def test_prompts_that_do_not_fit_say_so_and_hurt_nobody(model):
         assert refused.value.limit == 127
         with pytest.raises(PromptRefusedError, match="empty"):
             await answer(engine, replace(ask(""), messages=(), text=""))
+        with pytest.raises(PromptRefusedError, match="names token 49152; this model's tokens are 0 to 49151"):
+            await answer(engine, ask("Hello.", logit_bias=((49152, 1.0),)))
         prefilled, ids, _, finished = await answer(engine, ask("Tell me a story.", max_tokens=5000))
         assert finished.completion_tokens == len(ids)
         if finished.reason == "length":

@@ -9,8 +9,10 @@ import torch
 from node.engine.attention import KVPool, attend, paged_attention, plan_attention
 from node.engine.block_manager import BLOCK_TOKENS, BlockTable
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
-from node.engine.model_engine import to_half
-from node.engine.model_runner import top_candidates
+from node.engine.logprobs import log_probabilities, tell_likeliest, to_half
+from node.engine.model_runner import adjust_logits, top_candidates
+from node.engine.penalties import REMOVED, Penalties
+from overlay.wire.prompt import SamplerSpec
 from verify.fingerprint import FINGERPRINT_BYTES, decode_fingerprint
 
 pytestmark = pytest.mark.integration
@@ -132,7 +134,54 @@ def test_candidates_are_ordered_and_ties_go_to_the_lower_id():
     assert tied.ids == [500, 7, *range(7), *range(8, 63)]
     assert tied.logits[:3] == [3.0, 2.0, 0.0]
     assert plain.ids == list(range(999, 935, -1))
-    assert tied.log_total == pytest.approx(math.log(998 + math.exp(3) + math.exp(2)))
+
+
+def test_the_last_candidate_is_the_lowest_id_of_those_that_tie_for_its_place():
+    logits = torch.zeros(1, 1000)
+    logits[0, 937:] = 1.0  # 63 of them
+    (found,) = top_candidates(logits)
+    assert found.ids == [*range(937, 1000), 0]
+
+
+def test_only_rows_that_ask_for_it_are_adjusted_and_raw_logits_stay():
+    raw = torch.randn(4, 300, generator=torch.Generator().manual_seed(6))
+    kept = raw.clone()
+    biased = Penalties.of(SamplerSpec(logit_bias=((7, 100.0),)), (), frozenset())
+    waiting = Penalties.of(SamplerSpec(min_tokens=1), (), frozenset({3, 4}))
+    adjusted = adjust_logits(raw, [None, biased, waiting, waiting.after(3)])
+    assert torch.equal(raw, kept)
+    assert torch.equal(adjusted[[0, 3]], raw[[0, 3]])
+    assert adjusted[1].argmax() == 7
+    assert adjusted[2, [3, 4]].tolist() == [REMOVED, REMOVED]
+    changed = (adjusted != raw).nonzero().tolist()
+    assert changed == [[1, 7], [2, 3], [2, 4]]
+    assert adjust_logits(raw, [None, None, None, waiting.after(3)]) is raw
+
+
+def test_a_token_far_down_is_a_candidate_once_its_bias_lifts_it():
+    raw = torch.arange(1000, dtype=torch.float32)[None]
+    lifted = Penalties.of(SamplerSpec(logit_bias=((850, 100.0),)), (), frozenset())
+    (found,) = top_candidates(adjust_logits(raw, [lifted]))
+    assert found.ids[:51] == [*range(999, 950, -1), 850, 950]
+
+
+def test_log_probabilities_are_those_of_the_whole_vocabulary():
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(4))
+    expected = logits.double().log_softmax(dim=-1)[torch.arange(3), torch.tensor([5, 499, 0])]
+    assert log_probabilities(logits, [5, 499, 0]) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_likeliest_tokens_are_told_in_order_with_the_one_taken():
+    logits = torch.zeros(300)
+    logits[[7, 5, 9]] = torch.tensor([3.0, 2.0, 2.0])
+    (logprob,) = log_probabilities(logits[None], [250])
+    told = tell_likeliest(logits, (250, logprob), 3, lambda token: str(token).encode())
+    assert told.taken.token == b"250"
+    assert [each.token for each in told.likeliest] == [b"7", b"5", b"9"]
+    logprobs = [each.logprob for each in (*told.likeliest, told.taken)]
+    assert logprobs == sorted(logprobs, reverse=True)
+    assert all(to_half(logprob) == logprob for logprob in logprobs)
+    assert tell_likeliest(logits, (250, logprob), 0, lambda _: b"").likeliest == ()
 
 
 def test_a_small_vocabulary_gives_all_it_has():

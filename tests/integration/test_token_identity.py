@@ -24,6 +24,15 @@ PAGE = "In the year that the lighthouse was built, the harbour had nine boats an
 TOPICS = ("cats", "rain", "iron", "bread", "the sea", "the moon", "tea", "clocks")
 PROMPTS = [f"{PAGE * (1 + 3 * index)}Now a page about {topic}:" for index, topic in enumerate(TOPICS)]
 GREEDY_PROMPTS, GREEDY_TOKENS = 20, 128
+PENALISED = {
+    "min_tokens": 9,
+    "repetition_penalty": 1.2,
+    "presence_penalty": 0.4,
+    "frequency_penalty": -0.3,
+    "logit_bias": ((28, 3.5), (339, -100.0)),
+    "logprobs": 3,
+}
+"""Every other prompt asks for all of these, so that rows with and without them share each step."""
 
 
 @pytest.fixture(
@@ -51,9 +60,13 @@ def engine(folder):
     return start(folder)
 
 
-def submit(engine, request, text, scope=None, tokens=24, temperature=0.8):
-    spec = SamplerSpec(max_tokens=tokens, temperature=temperature)
-    engine.submit(request, Prompt(model="any", text=text, sampler=spec, nonce=NONCE), cache_scope=scope)
+def prompt_of(request, text, tokens=24):
+    terms = PENALISED if request % 2 else {}
+    return Prompt(model="any", text=text, sampler=SamplerSpec(max_tokens=tokens, **terms), nonce=NONCE)
+
+
+def submit(engine, request, text, scope=None, tokens=24):
+    engine.submit(request, prompt_of(request, text, tokens), cache_scope=scope)
 
 
 def drain(engine):
@@ -101,6 +114,24 @@ def test_after_a_hit_on_a_prefix(engine, alone):
     assert all(hit >= BLOCK_TOKENS for hit in cached)
 
 
+def test_penalties_and_biases_change_the_answer(engine, alone):
+    for request, text in enumerate(PROMPTS):
+        submit(engine, 2 * request, text)
+    plain, _ = drain(engine)
+    assert [one == other for one, other in zip(plain, alone, strict=True)] == [True, False] * 4
+
+
+def test_a_replay_of_each_takes_the_very_same_tokens(engine, alone):
+    for request, text in enumerate(PROMPTS):
+        engine.submit(request, prompt_of(request, text), tuple(alone[request]))
+    replays = {}
+    while not engine.is_idle:
+        replays |= {request: event for request, event in engine.step() if isinstance(event, Replay)}
+    for request, ids in enumerate(alone):
+        assert set(replays[request].margins) == {0.0}
+        assert list(replays[request].reference_ids) == ids
+
+
 def test_while_all_share_one_long_prefix(engine):
     shared = PAGE * 12
     for request, topic in enumerate(TOPICS):
@@ -134,12 +165,9 @@ def test_after_being_thrown_out_for_want_of_blocks(folder, engine):
 
 
 def test_a_replay_that_is_thrown_out_begins_anew(engine, alone):
-    prompt = Prompt(
-        model="any", text=PROMPTS[1], sampler=SamplerSpec(max_tokens=24, temperature=0.8), nonce=NONCE
-    )
     engine.submit(0, _as_prompt(PROMPTS[2]))
     engine.step()  # so that the replay is read in small parts beside it
-    engine.submit(1, prompt, tuple(alone[1]))
+    engine.submit(1, prompt_of(1, PROMPTS[1]), tuple(alone[1]))
     found = []
     while 1 not in engine._scores:
         found += engine.step()
@@ -159,8 +187,9 @@ def _as_prompt(text):
 def test_greedy_answers_are_those_of_transformers(folder, engine):
     """Every token is the most likely one by transformers' own forward pass: what its greedy generate gives."""
     questions = [f"{topic} and {other}: {PAGE}" for topic in TOPICS for other in TOPICS[:3]][:GREEDY_PROMPTS]
+    greedy = SamplerSpec(max_tokens=GREEDY_TOKENS, temperature=0.0)
     for request, text in enumerate(questions):
-        submit(engine, request, text, tokens=GREEDY_TOKENS, temperature=0.0)
+        engine.submit(request, Prompt(model="any", text=text, sampler=greedy, nonce=NONCE))
     answers, _ = drain(engine)
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for text, ids in zip(questions, answers, strict=True):

@@ -16,7 +16,9 @@ from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    RankedToken,
     ReceiptIssued,
+    TokenLogprobs,
     TokensGenerated,
 )
 from overlay.wire.prompt import ChatMessage, Prompt, PromptMessage, ReplyPath, SamplerSpec
@@ -62,14 +64,33 @@ texts = st.text(st.characters(codec="utf-8"), max_size=200)
 reply_paths = st.builds(
     ReplyPath, st.binary(min_size=32, max_size=32).map(NodeId), st.binary(min_size=16, max_size=16)
 )
-samplers = st.builds(
-    SamplerSpec,
-    temperature=st.floats(0, 2),
-    top_p=st.floats(0, 1),
-    top_k=st.integers(1, 64),
-    max_tokens=st.integers(1, 131_072),
-    stop=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=8).map(tuple),
+penalties = st.floats(-2, 2).map(lambda value: value + 0.0)
+biases = st.dictionaries(
+    st.integers(0, 2**32 - 1), st.floats(-100, 100).map(lambda value: value + 0.0), max_size=4
 )
+
+
+@st.composite
+def sampler_specs(draw: st.DrawFn) -> SamplerSpec:
+    max_tokens = draw(st.integers(1, 131_072))
+    return SamplerSpec(
+        temperature=draw(st.floats(0, 2)),
+        top_p=draw(st.floats(0, 1)),
+        top_k=draw(st.integers(1, 64)),
+        max_tokens=max_tokens,
+        min_tokens=draw(st.integers(0, max_tokens)),
+        repetition_penalty=draw(st.floats(0.5, 2)),
+        presence_penalty=draw(penalties),
+        frequency_penalty=draw(penalties),
+        logit_bias=tuple(sorted(draw(biases).items())),
+        stop=tuple(
+            draw(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=8))
+        ),
+        logprobs=draw(st.none() | st.integers(0, min(20, 131_072 // max_tokens - 1))),
+    )
+
+
+samplers = sampler_specs()
 chat_messages = st.builds(ChatMessage, st.sampled_from(["system", "user", "assistant"]), texts)
 secrets32 = st.binary(min_size=32, max_size=32)
 
@@ -107,9 +128,22 @@ def prompt_messages(draw: st.DrawFn) -> PromptMessage:
 
 
 counts = st.integers(0, 2**31 - 1)
+ranked_tokens = st.builds(
+    RankedToken, st.binary(max_size=20), st.floats(-65504, 0).map(lambda value: value + 0.0)
+)
+token_logprobs = st.builds(
+    lambda taken, likeliest: TokenLogprobs(taken, tuple(sorted(likeliest, key=lambda each: -each.logprob))),
+    ranked_tokens,
+    st.lists(ranked_tokens, max_size=4),
+)
 answer_events = st.one_of(
     st.builds(AnswerAccepted),
     st.builds(TokensGenerated, texts, counts),
+    st.builds(
+        lambda text, entries: TokensGenerated(text, len(entries), tuple(entries)),
+        texts,
+        st.lists(token_logprobs, min_size=1, max_size=3),
+    ),
     st.builds(AnswerFinished, st.sampled_from(["stop", "length"]), counts, counts, counts),
     st.builds(ReceiptIssued, st.binary(min_size=1, max_size=4000)),
     st.builds(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.errors import DecodeError
-from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
+from overlay.wire.prompt import ChatMessage, Prompt
+from tests.support.answers import samplers
 from tests.support.descriptors import MODEL_ID, fixed_key
 from tests.support.receipts import (
     BLINDING,
@@ -58,6 +59,7 @@ async def test_changed_temperature_is_found_by_the_receipt_and_by_the_replay():
     warm = replace(PROMPT, sampler=replace(SAMPLER, temperature=1.3))
     verdict = await check(make_record(prompt=warm), margins=(0.5,) * 16)
     assert verdict.findings == {Finding.SAMPLER, Finding.MARGINS}
+    assert str(verdict.reasons[0]) == "sampler: the receipt says temperature 0.8 instead of 1.3"
     assert verdict.figures.log10_e > 4
 
 
@@ -194,14 +196,6 @@ def test_an_answer_that_can_be_replayed_has_no_verdict_without_the_model():
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-samplers = st.builds(
-    SamplerSpec,
-    temperature=st.floats(0, 2),
-    top_p=st.floats(0, 1),
-    top_k=st.integers(1, 64),
-    max_tokens=st.integers(1, 4096),
-    stop=st.lists(texts, max_size=4).map(tuple),
-)
 turns = st.lists(
     st.builds(ChatMessage, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1, max_size=4
 )
@@ -256,7 +250,7 @@ def test_a_field_of_another_kind_is_refused_or_read(data):
         '{"a":' * 100_000,
         "NaN",
         "1" * 5000,
-        '{"format": "clove-answer/1", "format": "clove-answer/1"}',
+        '{"format": "clove-answer/2", "format": "clove-answer/2"}',
         b"\xff\xfe",
         "\ud800",
         b" " * (MAX_RECORD_BYTES + 1),
@@ -280,7 +274,13 @@ def test_hostile_json_is_a_decode_error(text):
         ('"text": "because', '"extra": 1, "text": "because', "extra"),
         ('"receipt": "', '"receipt": "*', "receipt"),
         ('"blinding": "', '"blinding": "zz', "blinding"),
-        ("clove-answer/1", "clove-answer/2", "format"),
+        ('"presence_penalty": 0.0', '"presence_penalty": -2.5', "presence_penalty"),
+        ('"min_tokens": 0', '"min_tokens": 25', "min_tokens"),
+        ('"logit_bias": []', '"logit_bias": [[2, 1], [1, 1]]', "rising id"),
+        ('"logit_bias": []', '"logit_bias": [[2, 1, 0]]', "pairs"),
+        ('"logit_bias": []', '"logit_bias": {"2": 1}', "logit_bias"),
+        ('"logprobs": null', '"logprobs": 21', "logprobs"),
+        ("clove-answer/2", "clove-answer/1", "format"),
     ],
 )
 def test_a_refused_record_names_the_field(old, new, named):

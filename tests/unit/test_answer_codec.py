@@ -4,7 +4,14 @@ from hypothesis import strategies as st
 
 from crypto.errors import DecodeError
 from overlay.errors import LocalProtocolError
-from overlay.wire.answer import AnswerFailed, AnswerFinished, ReceiptIssued, TokensGenerated
+from overlay.wire.answer import (
+    AnswerFailed,
+    AnswerFinished,
+    RankedToken,
+    ReceiptIssued,
+    TokenLogprobs,
+    TokensGenerated,
+)
 from overlay.wire.answer_codec import EventReader, decode_event, encode_event, frame_event
 from overlay.wire.limits import MAX_EVENT_BYTES
 from overlay.wire.records import pack_record
@@ -66,6 +73,10 @@ def test_a_record_of_no_event_is_refused(fields):
     [
         TokensGenerated("x" * 70_000, 1),
         TokensGenerated("x", -1),
+        TokensGenerated("xy", 2, (TokenLogprobs(RankedToken(b"x", -1.0)),)),
+        TokensGenerated("x", 1, (TokenLogprobs(RankedToken(b"x", 0.5)),)),
+        TokensGenerated("x", 1, (TokenLogprobs(RankedToken(b"x" * 1025, -0.5)),)),
+        TokensGenerated("x", 1, (TokenLogprobs(RankedToken(b"x", float("-inf"))),)),
         AnswerFinished("tired", 1, 1, 0),
         ReceiptIssued(b""),
         ReceiptIssued(bytes(MAX_EVENT_BYTES)),

@@ -11,7 +11,14 @@ import trio
 
 from node.api.ports import KeptAnswer, Readiness
 from overlay.errors import AnswerError, NoRouteError
-from overlay.wire.answer import AnswerAccepted, AnswerFailed, TokensGenerated
+from overlay.wire.answer import (
+    AnswerAccepted,
+    AnswerFailed,
+    AnswerFinished,
+    RankedToken,
+    TokenLogprobs,
+    TokensGenerated,
+)
 from tests.support.api import ADMIN, served, test_config
 from tests.support.service import ACCOUNT, MODEL, FakeService, script
 
@@ -128,6 +135,61 @@ async def test_openai_client_raises_when_a_stream_fails_midway():
     assert await with_openai(FakeService(events), call) == "Hel"
 
 
+def told(token, logprob, *likeliest):
+    ranked = [RankedToken(*each) for each in ((token, logprob), *likeliest)]
+    return TokenLogprobs(ranked[0], tuple(ranked[1:]))
+
+
+# An answer whose second character takes two tokens, with an end token that shows no text.
+TOLD = [
+    AnswerAccepted(),
+    TokensGenerated("a", 1, (told(b"a", -0.5, (b"a", -0.5), (b" b", -1.5)),)),
+    TokensGenerated("", 1, (told(b"\xc3", -1.0, (b"\xc3", -1.0)),)),
+    TokensGenerated("\u00e9", 1, (told(b"\xa9", 0.0),)),
+    TokensGenerated("", 1, (told(b"<|end|>", -2.0),)),
+    AnswerFinished("stop", 7, 4, 0),
+]
+
+
+async def test_openai_client_gets_log_probabilities_of_a_chat_whole_and_streamed():
+    asked = CHAT | {"logprobs": True, "top_logprobs": 2}
+    service = FakeService(TOLD)
+    answer = await with_openai(service, lambda c: c.chat.completions.create(**asked))
+    assert service.prompts[0].sampler.logprobs == 2
+    assert answer.choices[0].message.content == "a\u00e9"
+    entries = answer.choices[0].logprobs.content
+    assert [bytes(entry.bytes) for entry in entries] == [b"a", b"\xc3", b"\xa9", b"<|end|>"]
+    assert [entry.logprob for entry in entries] == [-0.5, -1.0, 0.0, -2.0]
+    assert [(each.token, each.logprob) for each in entries[0].top_logprobs] == [("a", -0.5), (" b", -1.5)]
+    chunks = await with_openai(service, lambda c: list(c.chat.completions.create(**asked, stream=True)))
+    parts = [part.logprobs for chunk in chunks for part in chunk.choices if part.logprobs is not None]
+    assert [entry for part in parts for entry in part.content] == entries
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "a\u00e9"
+
+
+async def test_openai_client_gets_log_probabilities_of_a_plain_text_whole_and_streamed():
+    asked = TEXT | {"logprobs": 2}
+    answer = await with_openai(FakeService(TOLD), lambda c: c.completions.create(**asked))
+    found = answer.choices[0].logprobs
+    assert found.tokens == ["a", "bytes:\\xc3", "bytes:\\xa9", "<|end|>"]
+    assert found.token_logprobs == [-0.5, -1.0, 0.0, -2.0]
+    assert found.top_logprobs == [{"a": -0.5, " b": -1.5}, {"bytes:\\xc3": -1.0}, {}, {}]
+    assert found.text_offset == [0, 1, 1, 2]
+    chunks = await with_openai(FakeService(TOLD), lambda c: list(c.completions.create(**asked, stream=True)))
+    parts = [part.logprobs for chunk in chunks for part in chunk.choices if part.logprobs is not None]
+    assert [offset for part in parts for offset in part.text_offset] == found.text_offset
+    assert [token for part in parts for token in part.tokens] == found.tokens
+
+
+async def test_log_probabilities_that_nobody_asked_for_are_not_passed_on():
+    answer = await with_openai(FakeService(TOLD), lambda c: c.chat.completions.create(**CHAT))
+    assert answer.choices[0].logprobs is None
+    chunks = await with_openai(
+        FakeService(TOLD), lambda c: list(c.chat.completions.create(**CHAT, stream=True))
+    )
+    assert all(chunk.choices[0].logprobs is None for chunk in chunks)
+
+
 # --- what a prompt becomes --------------------------------------------------------------------------
 
 
@@ -148,6 +210,29 @@ async def test_defaults_where_the_request_says_nothing():
     assert (sampler.temperature, sampler.top_p, sampler.top_k, sampler.max_tokens) == (0.8, 1.0, 64, 256)
 
 
+async def test_penalties_and_biases_are_passed_on_in_one_form():
+    service = FakeService()
+    asked = {
+        "min_tokens": 3,
+        "repetition_penalty": 1.2,
+        "presence_penalty": -0.0,
+        "frequency_penalty": 1,
+        "temperature": -0.0,
+        "logit_bias": {"50256": -100, "7": 0.5, "0": -0.0},
+    }
+    assert (await post(service, "/v1/chat/completions", CHAT | asked)).status_code == 200
+    sampler = service.prompts[0].sampler
+    assert sampler.logit_bias == ((0, 0.0), (7, 0.5), (50256, -100.0))
+    assert (sampler.min_tokens, sampler.repetition_penalty, sampler.logprobs) == (3, 1.2, None)
+    numbers = (
+        sampler.temperature,
+        sampler.presence_penalty,
+        sampler.frequency_penalty,
+        sampler.logit_bias[0][1],
+    )
+    assert [str(number) for number in numbers] == ["0.0", "0.0", "1.0", "0.0"]
+
+
 async def test_parts_developer_role_and_newer_token_limit_are_understood():
     service = FakeService()
     turns = [
@@ -165,11 +250,23 @@ async def test_parts_developer_role_and_newer_token_limit_are_understood():
     ("extra", "param"),
     [
         ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 20, "max_tokens": 10_000}, "logprobs"),
+        ({"top_logprobs": 2}, None),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 10, "max_tokens": 9}, "min_tokens"),
+        ({"logit_bias": [5, 1]}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"5": "much"}}, "logit_bias.5"),
+        ({"logit_bias": {"05": 1}}, "logit_bias.05.[key]"),
+        ({"logit_bias": {"4294967296": 1}}, "logit_bias.4294967296.[key]"),
+        ({"logit_bias": {str(token): 1 for token in range(65)}}, "logit_bias"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
@@ -200,15 +297,28 @@ async def test_neutral_values_of_unsupported_fields_pass():
     body = CHAT | {
         "n": 1,
         "logprobs": False,
+        "top_logprobs": None,
         "presence_penalty": 0,
+        "logit_bias": {},
         "tools": None,
         "response_format": {"type": "text"},
     }
     assert (await post(FakeService(), "/v1/chat/completions", body)).status_code == 200
+    for nothing in (None, False):
+        assert (await post(FakeService(), "/v1/completions", TEXT | {"logprobs": nothing})).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "extra", [{"prompt": ""}, {"prompt": [1, 2]}, {"prompt": ["a", "b"]}, {"echo": True}]
+    "extra",
+    [
+        {"prompt": ""},
+        {"prompt": [1, 2]},
+        {"prompt": ["a", "b"]},
+        {"echo": True},
+        {"logprobs": 21},
+        {"logprobs": True},
+        {"top_logprobs": 1},
+    ],
 )
 async def test_plain_completion_refuses_what_it_cant_do(extra):
     assert (await post(FakeService(), "/v1/completions", TEXT | extra)).status_code == 400

@@ -62,6 +62,18 @@ def test_decoder_raises_only_decode_error_on_other_records(value):
         decode_prompt_message(framed(pack_record((1, value))))
 
 
+def test_a_prompt_with_all_that_its_sampler_may_hold_survives():
+    sampler = dataclasses.replace(
+        a_prompt().sampler,
+        min_tokens=256,
+        logit_bias=tuple((2**32 - 64 + at, -100.0) for at in range(64)),
+        stop=("x" * 256,) * 8,
+        logprobs=20,
+    )
+    message = with_prompt(sampler=sampler)
+    assert decode_prompt_message(encode_prompt_message(message)) == message
+
+
 def test_sizes_are_the_row_of_powers_and_their_halves():
     sizes = [1024]
     while sizes[-1] < MAX_PROMPT_BYTES:
@@ -95,6 +107,17 @@ def test_too_long_a_prompt_is_refused_with_its_length():
         with_prompt(sampler=dataclasses.replace(a_prompt().sampler, top_k=65)),
         with_prompt(sampler=dataclasses.replace(a_prompt().sampler, max_tokens=0)),
         with_prompt(sampler=dataclasses.replace(a_prompt().sampler, stop=("",))),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, temperature=-0.0)),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, min_tokens=257)),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, repetition_penalty=2.1)),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, presence_penalty=float("inf"))),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, frequency_penalty=-0.0)),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, logit_bias=((2, 1.0), (1, 1.0)))),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, logit_bias=((1, 1.0), (1, 1.0)))),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, logit_bias=((-1, 1.0),))),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, logit_bias=((1, -101.0),))),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, logprobs=21)),
+        with_prompt(sampler=dataclasses.replace(a_prompt().sampler, logprobs=20, max_tokens=10_000)),
         a_message(k=0),
         a_message(k=5),
         a_message(paths=()),

@@ -16,6 +16,7 @@ from crypto.identity import IdentityKey
 from overlay.errors import LocalProtocolError
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 from overlay.wire.records import pack_record, unpack_record
+from tests.support.answers import samplers
 from tests.support.descriptors import fixed_key
 from tests.support.receipts import BLINDING, PROMPT_IDS, make_receipt, make_stated_receipt
 from verify.fingerprint import decode_fingerprint, distance
@@ -49,12 +50,7 @@ def receipts(draw):
     return Receipt(
         model_id=draw(st.from_regex(r"m-[0-9a-f]{40}", fullmatch=True)),
         numerics_class=draw(st.sampled_from(["torch-fp32", "llama.cpp-q4_1"])),
-        sampler=SamplerTerms(
-            draw(st.floats(0, 2)),
-            draw(st.floats(0, 1)),
-            draw(st.integers(1, 64)),
-            draw(st.integers(1, 1 << 17)),
-        ),
+        sampler=SamplerTerms.of(draw(samplers)),
         nonce=draw(st.binary(min_size=32, max_size=32)),
         commitment=draw(st.binary(min_size=32, max_size=32)),
         serial=draw(st.integers(0, 2**64 - 1)),
@@ -121,11 +117,16 @@ def test_a_receipt_costs_24_bytes_a_token_and_little_else():
         (0, 3),
         (1, "m-nope"),
         (2, "torch fp32"),
-        (3, [0.8, 1.0, 40]),
-        (3, [float("nan"), 1.0, 40, 10]),
-        (3, [-0.0, 1.0, 40, 10]),
-        (3, [1, 1.0, 40, 10]),
-        (3, [0.8, 1.0, 65, 10]),
+        (3, [0.8, 1.0, 40, 10]),
+        (3, [float("nan"), 1.0, 40, 10, 0, 1.0, 0.0, 0.0]),
+        (3, [-0.0, 1.0, 40, 10, 0, 1.0, 0.0, 0.0]),
+        (3, [1, 1.0, 40, 10, 0, 1.0, 0.0, 0.0]),
+        (3, [0.8, 1.0, 65, 10, 0, 1.0, 0.0, 0.0]),
+        (3, [0.8, 1.0, 40, 10, 11, 1.0, 0.0, 0.0]),
+        (3, [0.8, 1.0, 40, 10, 0, 0.4, 0.0, 0.0]),
+        (3, [0.8, 1.0, 40, 10, 0, 1, 0.0, 0.0]),
+        (3, [0.8, 1.0, 40, 10, 0, 1.0, -0.0, 0.0]),
+        (3, [0.8, 1.0, 40, 10, 0, 1.0, 0.0, 2.1]),
         (4, bytes(31)),
         (6, -1),
         (7, 2),
@@ -224,10 +225,27 @@ def test_an_upstream_model_is_named_by_its_alias_alone():
     assert all(re.fullmatch(r"m-[0-9a-f]{40}", name) for name in ids)
 
 
-def test_sampler_terms_leave_out_stop_strings():
-    assert SamplerTerms.of(SamplerSpec(stop=("secret",))) == SamplerTerms.of(SamplerSpec())
-    assert b"secret" not in sign_receipt(
-        BOB, make_receipt(sampler=SamplerTerms.of(SamplerSpec(stop=("secret",))))
+def test_sampler_terms_leave_out_stop_strings_and_biased_tokens():
+    telling = SamplerSpec(stop=("secret",), logit_bias=((49_151, 100.0),))
+    assert SamplerTerms.of(telling) == SamplerTerms.of(SamplerSpec())
+    assert b"secret" not in sign_receipt(BOB, make_receipt(sampler=SamplerTerms.of(telling)))
+
+
+@given(samplers)
+def test_a_receipt_tells_two_penalties_apart(sampler):
+    terms = SamplerTerms.of(sampler)
+    assert not terms.differences(terms)
+    other = replace(terms, frequency_penalty=1.5 if terms.frequency_penalty < 0 else -1.5)
+    assert (
+        terms.differences(other)
+        == f"frequency_penalty {terms.frequency_penalty} instead of {other.frequency_penalty}"
+    )
+
+
+def test_terms_that_differ_are_named_with_both_values():
+    asked = SamplerTerms(0.8, 0.95, 40, 24)
+    assert replace(asked, temperature=0.0, min_tokens=2).differences(asked) == (
+        "temperature 0.0 instead of 0.8, min_tokens 2 instead of 0"
     )
 
 

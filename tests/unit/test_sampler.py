@@ -12,7 +12,7 @@ from overlay.wire.prompt import SamplerSpec
 
 CASES = json.loads(vectors.FILE.read_text())["choices"]
 SEEDED = SeededPosition(bytes(32), bytes(32), 0)
-CANDIDATES = Candidates(list(range(100, 108)), [8.0, 7.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], 9.0)
+CANDIDATES = Candidates(list(range(100, 108)), [8.0, 7.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0])
 
 specs = st.builds(
     SamplerSpec,
@@ -28,7 +28,7 @@ positions = st.builds(
 @pytest.mark.parametrize("case", CASES)
 def test_vector(case):
     spec = SamplerSpec(temperature=case["temperature"], top_p=case["top_p"], top_k=case["top_k"])
-    candidates = Candidates(case["candidate_ids"], case["candidate_logits"], 14.0)
+    candidates = Candidates(case["candidate_ids"], case["candidate_logits"])
     nonce = bytes.fromhex(case["nonce"])
     seeded = SeededPosition(nonce, vectors.prompt_hash(case["prompt_ids"]), case["position"])
     assert candidates.ids[sample(candidates, spec, seeded)] == case["token_id"]

@@ -11,8 +11,8 @@ def decode_bytes(ids):
     return bytes(ids).decode("utf-8", "replace")
 
 
-def deltas(data, stops=()):
-    text = AnswerText(decode_bytes, stops)
+def deltas(data, stops=(), unsearched=0):
+    text = AnswerText(decode_bytes, stops, unsearched)
     parts = []
     for token in data:
         parts.append(text.push(token))
@@ -61,3 +61,17 @@ def test_without_stop_strings_nothing_is_held(stops):
 
 def test_bytes_that_are_no_text_come_out_as_replacements_at_the_end():
     assert "".join(deltas(b"a\xff\xfe")) == "a\ufffd\ufffd"
+
+
+@given(
+    st.text("ab\u00e9", max_size=20),
+    st.text("ab\u00e9", max_size=20),
+    st.text("ab\u00e9", min_size=1, max_size=3),
+)
+def test_the_first_tokens_are_not_searched_for_stop_strings(first, rest, stop):
+    shown = "".join(deltas((first + rest).encode(), [stop], len(first.encode())))
+    assert shown == first + rest.split(stop)[0]
+
+
+def test_an_answer_that_ends_unsearched_shows_all_it_has():
+    assert "".join(deltas(b"a\xff", ["\ufffd"], 2)) == "a\ufffd"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.errors import EngineBusyError, EngineError
+from node.engine.errors import EngineBusyError, EngineError, PromptRefusedError
 from node.engine.upstream_request import read_retry_after, refusal_of, request_of, seed_of
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 
@@ -62,6 +62,19 @@ def test_a_greedy_sampler_is_temperature_0_and_nothing_else(greedy):
 
 def test_no_more_tokens_are_asked_for_than_the_context_holds():
     assert body_of(with_sampler(max_tokens=4096), context_tokens=1024)["max_tokens"] == 1024
+
+
+def test_penalties_and_biases_are_sent_only_where_they_change_something():
+    asked = {"presence_penalty": 0.5, "frequency_penalty": -1.0, "repetition_penalty": 1.2, "min_tokens": 3}
+    body = body_of(with_sampler(**asked, logit_bias=((17, -2.5),)))
+    assert {name: body[name] for name in asked} == asked
+    assert body["logit_bias"] == {"17": -2.5}
+    assert not {*asked, "logit_bias"} & body_of(CHAT).keys()
+
+
+def test_log_probabilities_are_refused_rather_than_left_out():
+    with pytest.raises(PromptRefusedError, match="log-probabilities"):
+        body_of(with_sampler(logprobs=0))
 
 
 @given(st.binary(min_size=32, max_size=32))
