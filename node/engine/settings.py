@@ -3,16 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
+WeightsChoice = Literal["auto", "fp32", "int8"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """threads 0: every core that the process may use. max_queue: requests beyond max_batch that may wait.
 
+    weights: how those of linear layers are kept on a CPU; auto is int8.
     context_tokens and cache_bytes cut what a model's context could be; cache_key keys the hashes of what
     is in the cache (empty: the worker draws one); stuck_after_s and start_timeout_s say how long a silent worker lives.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    weights: WeightsChoice = "auto"
     threads: int = 0
     max_batch: int = 8
     max_queue: int = 32
