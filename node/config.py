@@ -137,6 +137,7 @@ class EngineConfig(Section):
     kind: Literal["worker", "openai"] = "worker"
     models: Names = (DEFAULT_MODEL,)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    weights: Literal["auto", "fp32", "int8"] = "auto"
     threads: int = Field(default=0, ge=0, le=512)
     max_batch: int = Field(default=8, ge=1, le=256)
     max_queue: int = Field(default=32, ge=0, le=4096)

@@ -213,6 +213,7 @@ class Daemon:
                 raise NodeError(str(error)) from None
         settings = EngineSettings(
             device=engine.device,
+            weights=engine.weights,
             threads=engine.threads,
             max_batch=engine.max_batch,
             max_queue=engine.max_queue,

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import trio
 
 from crypto.errors import DecodeError
 from node.engine.errors import EngineError, PromptRefusedError
 from node.engine.models import ModelStore
-from node.engine.settings import EngineSettings
+from node.engine.settings import NUMERICS, EngineSettings
 from node.engine.supervisor import Engine
 from node.errors import NodeError
 from overlay.wire.prompt import Prompt
@@ -63,7 +63,7 @@ def audit_record(record: AnswerRecord, models_dir: Path, threads: int = 0) -> Ve
 
 
 async def _audit(record: AnswerRecord, folder: Path, threads: int) -> Verdict:
-    engine = Engine([folder], EngineSettings(threads=threads))
+    engine = Engine([folder], _settings_for(record.numerics_class, threads))
     failures: list[EngineError] = []
     verdict: Verdict | None = None
     try:
@@ -78,6 +78,14 @@ async def _audit(record: AnswerRecord, folder: Path, threads: int) -> Verdict:
     if verdict is None:
         raise failures[0] if failures else EngineError("the engine ended without a word")
     return verdict
+
+
+def _settings_for(numerics_class: str, threads: int) -> EngineSettings:
+    """An engine of the answer's own class, where this machine can be one, else the most exact there is."""
+    if numerics_class == NUMERICS["int8"]:
+        return EngineSettings(threads=threads, device="cpu", weights="int8")
+    device: Literal["auto", "cpu"] = "cpu" if numerics_class == NUMERICS["fp32"] else "auto"
+    return EngineSettings(threads=threads, device=device, weights="fp32")
 
 
 def _bare_record(kept: str) -> str:

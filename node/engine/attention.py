@@ -13,7 +13,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
+from typing import Any
 
+import numpy as np
 import torch
 
 from node.engine.block_manager import BLOCK_TOKENS
@@ -123,23 +125,46 @@ class LayerStep:
     scaling: float
 
 
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRows:
+    """Rows that each attend to runs of their own, for `cpu_kernels.attend`.
+
+    rows: which of the step's; first_run: [rows + 1], where each one's begin in runs, [count, 2]: first and end slots.
+    """
+
+    rows: Integers
+    first_run: Integers
+    runs: Integers
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
     """What every layer of a step does, worked out once.
 
     slots: where each row's key and value go. parts: for layers that see everything. windowed: for those that don't.
+    single and single_windowed: rows of answers that a kernel takes all at once, and that are in none of the parts.
     """
 
     pool: KVPool
     slots: torch.Tensor
     parts: tuple[Placed, ...]
     windowed: tuple[Placed, ...]
+    single: SingleRows | None = None
+    single_windowed: SingleRows | None = None
 
 
 def plan_attention(
-    pool: KVPool, chunks: Sequence[Chunk], window: int | None, device: torch.device
+    pool: KVPool,
+    chunks: Sequence[Chunk],
+    window: int | None,
+    device: torch.device,
+    *,
+    has_kernel: bool,
 ) -> AttentionPlan:
-    """The plan of a step. window: of the model's windowed layers, if it has such."""
+    """The plan of a step. window: of the model's windowed layers, if it has such. has_kernel: for single rows."""
     slots = [
         chunk.sequence.table.slot(position)
         for chunk in chunks
@@ -149,13 +174,33 @@ def plan_attention(
     for chunk in chunks:
         placed.append((chunk, slice(first, first + chunk.count)))
         first += chunk.count
-    full = _full_parts(placed, device)
-    windowed = [] if window is None else _windowed_parts(placed, window, pool)
-    return AttentionPlan(pool, torch.tensor(slots, device=device), tuple(full), tuple(windowed))
+    single = [each for each in placed if has_kernel and each[0].count == 1]
+    placed = [each for each in placed if each not in single]
+    windowed = () if window is None else _windowed_parts(placed, window, pool)
+    return AttentionPlan(
+        pool=pool,
+        slots=torch.tensor(slots, device=device),
+        parts=tuple(_full_parts(placed, device)),
+        windowed=tuple(windowed),
+        single=_single_rows(single, None),
+        single_windowed=_single_rows(single, window) if window is not None else None,
+    )
 
 
 _Rows = tuple[Chunk, slice]
 """A chunk, and which rows of the step are its."""
+
+
+def _single_rows(placed: Sequence[_Rows], window: int | None) -> SingleRows | None:
+    if not placed:
+        return None
+    first_run, runs = [0], []
+    for chunk, _ in placed:
+        end = chunk.start + 1
+        runs += chunk.sequence.table.runs(end, 0 if window is None else max(0, end - window))
+        first_run.append(len(runs))
+    rows = [rows.start for _, rows in placed]
+    return SingleRows(np.array(rows), np.array(first_run), np.array(runs))
 
 
 def _full_parts(placed: Sequence[_Rows], device: torch.device) -> list[Placed]:
@@ -243,13 +288,13 @@ def paged_attention(
     values.index_copy_(1, plan.slots, value[0])
     step = LayerStep(query[0], key[0], value[0], keys, values, scaling)
     parts = plan.parts if sliding_window is None else plan.windowed
-    output = _combine(step, parts)
+    output = combine(step, parts)
     return output.transpose(0, 1)[None], None
 
 
-def _combine(step: LayerStep, parts: Sequence[Placed]) -> torch.Tensor:
+def combine(step: LayerStep, parts: Sequence[Placed]) -> torch.Tensor:
     """All parts of all rows, put together: [heads, rows, dim]."""
-    if len(parts) == 1:
+    if len(parts) == 1 and _is_all(parts[0].part.rows, step):
         return parts[0].part.attend(step)[0]
     output = torch.empty_like(step.query)
     total = torch.empty(output.shape[:2], dtype=torch.float32, device=output.device)
@@ -265,6 +310,10 @@ def _combine(step: LayerStep, parts: Sequence[Placed]) -> torch.Tensor:
         if not placed.is_last:
             total[:, rows] = weight
     return output
+
+
+def _is_all(rows: slice | torch.Tensor, step: LayerStep) -> bool:
+    return isinstance(rows, slice) and rows == slice(0, step.query.shape[1])
 
 
 def attend(

@@ -64,7 +64,7 @@ class ModelEngine:
     def __init__(self, folder: Path, settings: EngineSettings, device: str, clock: Clock) -> None:
         manifest = read_manifest(folder)
         manifest.check_sizes(folder)
-        self._runner = ModelRunner(folder, manifest.alias, device)
+        self._runner = ModelRunner(folder, manifest.alias, device, settings.weights)
         self._tokenizer = PromptTokenizer(folder)
         self._clock = clock
         block_bytes = BLOCK_TOKENS * self._runner.cache_bytes_per_token

@@ -4,7 +4,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from node.engine.architectures import ARCHITECTURES
-from node.engine.attention import PAGED_ATTENTION, KVPool, paged_attention, plan_attention
+from node.engine.attention import PAGED_ATTENTION, AttentionPlan, KVPool, paged_attention, plan_attention
 from node.engine.block_manager import BLOCK_TOKENS
 from node.engine.errors import ModelDamagedError, UnsupportedModelError
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
 from node.engine.penalties import Penalties
 from node.engine.sampler import Candidates
 from node.engine.sequence import Chunk
+from node.engine.settings import NUMERICS, WeightsChoice
 from overlay.wire.prompt import MAX_TOP_K
 
 
@@ -34,20 +35,67 @@ class ModelConfig(Protocol):
     vocab_size: int
 
 
-class ModelRunner:
-    """Weights, and the pool of keys and values, which `reserve` makes."""
+class Decoder(Protocol):
+    """What runs a model's layers."""
 
-    def __init__(self, folder: Path, alias: str, device: str) -> None:
+    has_kernel: bool
+
+    def hidden(self, ids: Sequence[int], positions: Sequence[int], plan: AttentionPlan) -> torch.Tensor:
+        """The last hidden states, [rows, hidden_size]."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, hidden_size] to [rows, vocabulary]."""
+
+
+class TransformersDecoder:
+    """The layers as transformers runs them, on any device."""
+
+    has_kernel = False
+
+    def __init__(self, model: Any, device: torch.device) -> None:  # noqa: ANN401 - models have no common type
+        self._model = model
+        self._device = device
+
+    def hidden(self, ids: Sequence[int], positions: Sequence[int], plan: AttentionPlan) -> torch.Tensor:
+        """See `Decoder`."""
+        hidden: torch.Tensor = self._model.model(
+            input_ids=torch.tensor([ids], device=self._device),
+            position_ids=torch.tensor([positions], device=self._device),
+            use_cache=False,
+            plan=plan,
+        ).last_hidden_state[0]
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `Decoder`."""
+        logits: torch.Tensor = self._model.lm_head(hidden)
+        return logits
+
+
+class ModelRunner:
+    """Weights, and the pool of keys and values, which `reserve` makes.
+
+    weights: how those of linear layers are kept; auto is int8 on a CPU, and bf16 elsewhere.
+    """
+
+    def __init__(self, folder: Path, alias: str, device: str, weights: WeightsChoice = "auto") -> None:
         self.device = torch.device(device)
-        self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-        self.model, self.config = load_model(folder, alias, self.device, self.dtype)
+        is_cpu = self.device.type == "cpu"
+        self.dtype = torch.float32 if is_cpu else torch.bfloat16
+        model, self.config = load_model(folder, alias, self.device, self.dtype)
+        self._decoder: Decoder
+        if is_cpu:
+            # Compiling and loading numba's code takes a second, which a node with a GPU need not spend.
+            from node.engine.cpu_decoder import CpuDecoder
+
+            kept: Literal["fp32", "int8"] = "int8" if weights == "auto" else weights
+            self._decoder = CpuDecoder(model, kept)
+            self.numerics_class = NUMERICS[kept]
+        else:
+            self._decoder = TransformersDecoder(model, self.device)
+            self.numerics_class = NUMERICS["bf16"]
         self._projection = projection_matrix(self.config.hidden_size).to(self.device)
         self._pool: KVPool | None = None
-
-    @property
-    def numerics_class(self) -> str:
-        """Name of the arithmetic, as receipts and descriptors carry it."""
-        return "torch-fp32" if self.dtype is torch.float32 else "torch-bf16"
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -77,18 +125,14 @@ class ModelRunner:
             ids += chunk.sequence.tokens(chunk.start, chunk.count)
             positions += range(chunk.start, chunk.start + chunk.count)
             rows += range(len(ids) - chunk.wanted, len(ids))
-        hidden = self.model.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            use_cache=False,
-            plan=plan_attention(self._pool, chunks, self._window, self.device),
-        ).last_hidden_state[0]
+        has_kernel = self._decoder.has_kernel
+        plan = plan_attention(self._pool, chunks, self._window, self.device, has_kernel=has_kernel)
+        hidden = self._decoder.hidden(ids, positions, plan)
         return hidden if len(rows) == len(ids) else hidden[rows]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits in fp32, [rows, vocabulary]."""
-        logits: torch.Tensor = self.model.lm_head(hidden)
-        return logits.float()
+        return self._decoder.logits(hidden).float()
 
     def fingerprints(self, hidden: torch.Tensor) -> list[bytes]:
         """Fingerprints of hidden states, one per row."""

@@ -4,17 +4,24 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+WeightsChoice = Literal["auto", "fp32", "int8"]
+
+NUMERICS = {"fp32": "torch-fp32", "int8": "int8-fp32", "bf16": "torch-bf16"}
+"""Names of the arithmetic, as receipts and descriptors carry them, by how the weights are kept."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """threads 0: every core that the process may use. max_queue: requests beyond max_batch that may wait.
 
     max_wait_s: a prompt whose first token is further off is refused, unless nothing is ahead of it.
+    weights: how those of linear layers are kept on a CPU; auto is int8.
     context_tokens and cache_bytes cut what a model's context could be; cache_key keys the hashes of what
     is in the cache (empty: the worker draws one); stuck_after_s and start_timeout_s say how long a silent worker lives.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    weights: WeightsChoice = "auto"
     threads: int = 0
     max_batch: int = 8
     max_queue: int = 32

@@ -8,6 +8,7 @@ import torch
 
 from node.engine.attention import KVPool, attend, paged_attention, plan_attention
 from node.engine.block_manager import BLOCK_TOKENS, BlockTable
+from node.engine.cpu_attention import attend_rows
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
 from node.engine.logprobs import log_probabilities, tell_likeliest, to_half
 from node.engine.model_runner import adjust_logits, top_candidates
@@ -43,13 +44,18 @@ def chunk_of(blocks, start, count):
     )
 
 
-def run_step(pool, window, *pieces):
+def run_step(pool, window, *pieces, kernel=False):
     """One layer over chunks with their (query, key, value); the output [tokens, heads, dim]."""
-    plan = plan_attention(pool, [chunk for chunk, _ in pieces], window, CPU)
+    plan = plan_attention(pool, [chunk for chunk, _ in pieces], window, CPU, has_kernel=kernel)
     flat = [torch.cat(parts, dim=1)[None] for parts in zip(*(rows for _, rows in pieces), strict=True)]
     module = SimpleNamespace(layer_idx=0)
-    output, _ = paged_attention(module, *flat, None, scaling=DIM**-0.5, plan=plan, sliding_window=window)
-    return output[0]
+    terms = {"scaling": DIM**-0.5, "plan": plan, "sliding_window": window}
+    if not kernel:
+        return paged_attention(module, *flat, None, **terms)[0][0]
+    keys, values = pool.keys[0], pool.values[0]
+    keys[:, plan.slots], values[:, plan.slots] = flat[1][0], flat[2][0]
+    qkv = torch.cat(flat, dim=1)[0].transpose(0, 1).contiguous()
+    return attend_rows(qkv, keys, values, DIM**-0.5, plan, window).view(-1, HEADS, DIM)
 
 
 def new_pool(blocks):
@@ -62,24 +68,27 @@ def new_pool(blocks):
 CUTS = [(48,), (20, 28), (16, 1, 1, 1, 29), (31, 17), (1,) * 48]
 
 
+@pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize("window", [None, 4, 20])
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("blocks", [[1, 2, 3], [4, 1, 2], [5, 3, 1]])
-def test_attention_in_chunks_beside_strangers_is_attention(window, cuts, blocks):
+def test_attention_in_chunks_beside_strangers_is_attention(window, cuts, blocks, kernel):
     generator = torch.Generator().manual_seed(1)
     mine, pool = rows_of(generator, TOTAL), new_pool(6)
     parts, start = [], 0
     for count in cuts:
         own = [part[:, start : start + count] for part in mine]
         stranger = (chunk_of([0], 0, 3), rows_of(generator, 3))
-        parts.append(run_step(pool, window, stranger, (chunk_of(blocks, start, count), own))[3:])
+        piece = (chunk_of(blocks, start, count), own)
+        parts.append(run_step(pool, window, stranger, piece, kernel=kernel)[3:])
         start += count
     torch.testing.assert_close(torch.cat(parts), reference_attention(*mine, window))
 
 
+@pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("shared", [[1, 2], [4, 2]])
-def test_answers_that_share_a_beginning_attend_as_if_alone(window, shared):
+def test_answers_that_share_a_beginning_attend_as_if_alone(window, shared, kernel):
     generator = torch.Generator().manual_seed(3)
     pool = new_pool(9)
     common = rows_of(generator, 2 * BLOCK_TOKENS)
@@ -93,7 +102,7 @@ def test_answers_that_share_a_beginning_attend_as_if_alone(window, shared):
         (chunk_of(table, 31 + tail[0].shape[1], 1), [part[:, -1:] for part in tail])
         for table, tail in zip(tables, tails, strict=True)
     ]
-    outputs = run_step(pool, window, *decodes)
+    outputs = run_step(pool, window, *decodes, kernel=kernel)
     for output, tail in zip(outputs, tails, strict=True):
         whole = [torch.cat(parts, dim=1) for parts in zip(common, tail, strict=True)]
         torch.testing.assert_close(output, reference_attention(*whole, window)[-1])

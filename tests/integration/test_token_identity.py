@@ -13,6 +13,7 @@ from node.engine.events import GenerationFinished, PromptPrefilled, Replay, Toke
 from node.engine.model_engine import ModelEngine
 from node.engine.models import ModelStore
 from node.engine.pull import pull
+from node.engine.quantise import quantise_rows
 from node.engine.settings import EngineSettings
 from node.engine.sources import parse_source
 from overlay.wire.prompt import Prompt, SamplerSpec
@@ -33,6 +34,11 @@ PENALISED = {
     "logprobs": 3,
 }
 """Every other prompt asks for all of these, so that rows with and without them share each step."""
+
+
+@pytest.fixture(scope="module", params=["int8", "fp32"])
+def weights(request):
+    return request.param
 
 
 @pytest.fixture(
@@ -56,8 +62,8 @@ def start(folder, **settings):
 
 
 @pytest.fixture(scope="module")
-def engine(folder):
-    return start(folder)
+def engine(folder, weights):
+    return start(folder, weights=weights)
 
 
 def prompt_of(request, text, tokens=24):
@@ -145,7 +151,7 @@ def test_while_all_share_one_long_prefix(engine):
     assert min(cached[1:]) >= 12 * BLOCK_TOKENS
 
 
-def test_after_being_thrown_out_for_want_of_blocks(folder, engine):
+def test_after_being_thrown_out_for_want_of_blocks(folder, engine, weights):
     texts, tokens = PROMPTS[:2], 80
     for request, text in enumerate(texts):
         submit(engine, request, text, tokens=tokens)
@@ -153,7 +159,8 @@ def test_after_being_thrown_out_for_want_of_blocks(folder, engine):
     blocks = (
         max(len(engine._tokenizer.encode(_as_prompt(text))) + tokens for text in texts) // BLOCK_TOKENS + 1
     )
-    small = start(folder, cache_bytes=blocks * BLOCK_TOKENS * engine._runner.cache_bytes_per_token)
+    cache_bytes = blocks * BLOCK_TOKENS * engine._runner.cache_bytes_per_token
+    small = start(folder, cache_bytes=cache_bytes, weights=weights)
     for scope in (None, b"third"):
         before = small._scheduler.preemptions
         for request, text in enumerate(texts):
@@ -184,14 +191,28 @@ def _as_prompt(text):
     return Prompt(model="any", text=text, sampler=SamplerSpec(), nonce=NONCE)
 
 
-def test_greedy_answers_are_those_of_transformers(folder, engine):
+def reference_model(folder, weights):
+    """Transformers' own model; for int8 with the values that the integers and their scales stand for."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if weights == "int8":
+        model.lm_head.weight = torch.nn.Parameter(
+            model.lm_head.weight.clone()
+        )  # the embedding stays as it was
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                integers, scales = quantise_rows(module.weight.detach().numpy())
+                module.weight = torch.nn.Parameter(torch.from_numpy(integers * scales[:, None]))
+    return model
+
+
+def test_greedy_answers_are_those_of_transformers(folder, engine, weights):
     """Every token is the most likely one by transformers' own forward pass: what its greedy generate gives."""
     questions = [f"{topic} and {other}: {PAGE}" for topic in TOPICS for other in TOPICS[:3]][:GREEDY_PROMPTS]
     greedy = SamplerSpec(max_tokens=GREEDY_TOKENS, temperature=0.0)
     for request, text in enumerate(questions):
         engine.submit(request, Prompt(model="any", text=text, sampler=greedy, nonce=NONCE))
     answers, _ = drain(engine)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    reference = reference_model(folder, weights)
     for text, ids in zip(questions, answers, strict=True):
         prompt = engine._tokenizer.encode(_as_prompt(text))
         logits = reference(torch.tensor([[*prompt, *ids[:-1]]])).logits[0, len(prompt) - 1 :]
