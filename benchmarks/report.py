@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import process_time_ns
+from time import perf_counter, process_time_ns
 from typing import Literal
 
 
@@ -23,6 +23,13 @@ class Target:
     def is_met(self) -> bool:
         """Whether it does."""
         return self.value >= self.bar if self.better == "higher" else self.value <= self.bar
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    start = perf_counter()
+    action()
+    return perf_counter() - start
 
 
 def best_us(actions: Mapping[str, Callable[[], object]], *, calls: int, rounds: int) -> dict[str, float]:

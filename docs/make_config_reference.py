@@ -40,8 +40,7 @@ PURPOSE = {
     "engine.models": "models to serve, by alias or model id; they must be stored, or served by the upstream engine",
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
     "engine.weights": "how a CPU keeps the weights of a model's matrices: `int8` is up to three times as fast as "
-    "`fp32` and takes a quarter of the memory; `auto` is int8. Each is a numerics class of its own, and replays answers "
-    "of its own class. GPUs compute in bf16",
+    "`fp32` and takes a quarter of the memory; `auto` is int8. Each is a numerics class of its own. GPUs compute in bf16",
     "engine.threads": "CPU threads of the engine; 0: all cores",
     "engine.max_batch": "answers generated at once; prompts that an upstream engine is given at once",
     "engine.cache_mb": "MiB for keys and values of each model: of running answers, and of beginnings that are "

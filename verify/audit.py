@@ -51,12 +51,13 @@ _BF16 = Bars(epsilon=0.25, q0=0.02, fingerprint_distance=5e-2, logprob_gap=0.1, 
 
 FIXED_TABLE: Table = {
     ("torch-fp32", "torch-fp32"): _FP32,
+    ("int8-fp32", "int8-fp32"): _FP32,  # arithmetic is the same; only the weights differ
     ("torch-bf16", "torch-bf16"): _BF16,
     ("torch-bf16", "torch-fp32"): _BF16,
     ("torch-fp32", "torch-bf16"): _BF16,
 }
-"""Used until self-play at install measures these. docs/spec/receipt.md says what torch-fp32's bars rest on; those with
-torch-bf16 are guesses, marked as such."""
+"""Used until self-play at install measures these. docs/spec/receipt.md says what the bars of torch-fp32 and int8-fp32
+rest on; those with torch-bf16 are guesses, marked as such."""
 
 
 def audit(receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE) -> Verdict:
