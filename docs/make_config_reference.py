@@ -39,9 +39,11 @@ PURPOSE = {
     "engine.models": "models to serve, by alias or model id; they must be stored",
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
     "engine.threads": "CPU threads of the engine; 0: all cores",
-    "engine.max_batch": "answers generated at once",
-    "engine.cache_mb": "MiB for keys and values of each model: of running answers, and of beginnings that are "
-    "kept for later prompts",
+    "engine.max_batch": "answers that each model generates at once",
+    "engine.cache_mb": "MiB for keys and values, shared out among the models so that each can hold as many tokens: of "
+    "running answers, and of beginnings that are kept for later prompts",
+    "engine.memory_slack_mb": "MiB that the worker may take over what it had when it was ready, its cache included; "
+    "one that takes more is started again",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",
     "api.host": "where the local API listens; anything but loopback needs `api.key`",
     "api.port": "its port; 0 takes a free one",

@@ -119,6 +119,7 @@ class EngineConfig(Section):
     max_batch: int = Field(default=8, ge=1, le=256)
     max_queue: int = Field(default=32, ge=0, le=4096)
     cache_mb: int = Field(default=1024, ge=16, le=1 << 20)
+    memory_slack_mb: int = Field(default=1024, ge=64, le=1 << 20)
 
 
 class ApiConfig(Section):

@@ -206,6 +206,7 @@ class Daemon:
             max_batch=engine.max_batch,
             max_queue=engine.max_queue,
             cache_bytes=engine.cache_mb << 20,
+            slack_bytes=engine.memory_slack_mb << 20,
         )
         return Engine(folders, settings)
 
@@ -427,7 +428,8 @@ class Daemon:
             try:
                 await nursery.start(engine.serve)
             except EngineError as error:
-                log.exception("the engine can't be started; this node serves no model")
+                # The cause is a sentence for the operator; a traceback would bury it.
+                log.error("the engine can't be started; this node serves no model", cause=str(error))  # noqa: TRY400
                 self._service.starting["engine"] = f"no model can be served: {error}"
                 return
             self._service.writer = writer
@@ -448,7 +450,7 @@ class Daemon:
         await serve_api(app, api, self._stop.wait, drain_s=drain_s, task_status=task_status)
 
     async def _keep_house(self) -> None:
-        observer = Observer(self._metrics, self._switch, self._relay, self._client)
+        observer = Observer(self._metrics, self._switch, self._relay, self._client, self._engine)
         while True:
             observer.observe()
             self._save()

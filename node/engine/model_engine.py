@@ -14,7 +14,7 @@ import torch
 
 from crypto.seeded import prompt_hash
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager, BlockTable
-from node.engine.errors import ModelError, PromptRefusedError, PromptTooLongError
+from node.engine.errors import PromptRefusedError, PromptTooLongError, UnsupportedModelError
 from node.engine.events import (
     EngineEvent,
     FinishReason,
@@ -36,8 +36,6 @@ from node.engine.tokenizer import PromptTokenizer
 from overlay.wire.prompt import Prompt
 
 _LOWEST_HALF = -65504.0
-FEWEST_BLOCKS = 8
-"""A context of 128 tokens: with less a model is of no use."""
 
 Clock = Callable[[], float]
 Output = tuple[int, EngineEvent | Replay]
@@ -54,21 +52,19 @@ class _Row:
 
 
 class ModelEngine:
-    """Scheduler, runner and tokenizer of one model. Not for threads: one caller submits, cancels and steps."""
+    """Scheduler, runner and tokenizer of one model. Not for threads: one caller submits, cancels and steps.
+
+    settings.cache_bytes: for this model alone, at least memory_plan.FEWEST_BLOCKS.
+    """
 
     def __init__(self, folder: Path, settings: EngineSettings, device: str, clock: Clock) -> None:
         manifest = read_manifest(folder)
         manifest.check_sizes(folder)
         self._runner = ModelRunner(folder, manifest.alias, device)
-        self._tokenizer = PromptTokenizer(folder)
+        self._tokenizer = _load_tokenizer(folder, manifest.alias)
         self._clock = clock
         block_bytes = BLOCK_TOKENS * self._runner.cache_bytes_per_token
         blocks = settings.cache_bytes // block_bytes
-        if blocks < FEWEST_BLOCKS:
-            raise ModelError(
-                f"model {manifest.alias}: {settings.cache_bytes >> 20} MiB for keys and values are too few; "
-                f"set engine.cache_mb to {(FEWEST_BLOCKS * block_bytes >> 20) + 1} or more"
-            )
         self._runner.reserve(blocks)
         self._blocks = BlockManager(blocks, settings.cache_key)
         self._scheduler = Scheduler(BatchLimits(sequences=settings.max_batch), self._blocks)
@@ -228,6 +224,15 @@ class ModelEngine:
         )
         self.cancel(sequence.request)
         return [(sequence.request, replay)]
+
+
+def _load_tokenizer(folder: Path, alias: str) -> PromptTokenizer:
+    try:
+        return PromptTokenizer(folder)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"model {alias}: {error}; pull it again: clove models pull {alias}"
+        ) from error
 
 
 def to_half(logprob: float) -> float:

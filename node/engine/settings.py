@@ -8,7 +8,8 @@ from typing import Literal
 class EngineSettings:
     """threads 0: every core that the process may use. max_queue: requests beyond max_batch that may wait.
 
-    context_tokens and cache_bytes cut what a model's context could be; cache_key keys the hashes of what
+    context_tokens and cache_bytes, which all models share, cut what a model's context could be; slack_bytes: what the
+    worker may take over what it needs; cache_key keys the hashes of what
     is in the cache (empty: the worker draws one); stuck_after_s and start_timeout_s say how long a silent worker lives.
     """
 
@@ -18,6 +19,7 @@ class EngineSettings:
     max_queue: int = 32
     context_tokens: int = 8192
     cache_bytes: int = 1 << 30
+    slack_bytes: int = 1 << 30
     cache_key: bytes = b""
     stuck_after_s: float = 60.0
     start_timeout_s: float = 180.0

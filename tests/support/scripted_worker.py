@@ -1,9 +1,9 @@
 """An engine worker without a model: it does what the prompt's text tells it, so that each way to fail can be had.
 
 `say N` gives N tokens; `forever` gives tokens until cancelled; `crash` ends the process; `hang` stops it in its tracks;
-`refuse` says that the prompt is too long; `last` gives the request that was cancelled last. The first argument says
-how the start goes: `ok`, `refuse`, `die`, `hang`, `garbage`, or `once=FILE`: ok if the file is there, and then it is
-removed, otherwise die.
+`refuse` says that the prompt is too long; `grow N` takes N MiB of memory and keeps them; `last` gives the request that
+was cancelled last. The first argument says how the start goes: `ok`, `refuse`, `die`, `hang`, `garbage`, or
+`once=FILE`: ok if the file is there, and then it is removed, otherwise die.
 """
 
 import signal
@@ -32,6 +32,7 @@ class ScriptedWorker:
         self.pipes = pipes
         self.forever = {}
         self.cancelled = 0
+        self.grown = []
 
     def obey(self, command):
         match command:
@@ -52,6 +53,9 @@ class ScriptedWorker:
             sys.exit(3)
         if word == "hang":
             signal.pause()
+        if word == "grow":
+            self.grown.append(b"x" * (int(number) << 20))
+            number = "1"
         if word == "refuse":
             self.pipes.send(Refused(request, report_error(PromptTooLongError(200, 99))))
             return
