@@ -97,11 +97,11 @@ class ModelStore:
         return found.folder
 
     def check_unneeded(self, model_id: ModelId) -> None:
-        """Raise ModelNeededError if a stored adapter has this model as its base."""
-        of_it = [
-            r for r in self.list() if r.manifest.base is not None and r.manifest.base.model_id == model_id
-        ]
-        if of_it:
+        """Raise ModelNeededError if a stored adapter has this model as its base, and no copy of it is stored."""
+        records = self.list()
+        of_it = [r for r in records if r.manifest.base is not None and r.manifest.base.model_id == model_id]
+        copies = sum(record.model_id == model_id for record in records)
+        if of_it and copies == 1:
             names = ", ".join(record.alias for record in of_it)
             raise ModelNeededError(
                 f"{names} can't do without this base; remove first: clove models rm {of_it[0].alias}"

@@ -147,6 +147,13 @@ def test_a_base_stays_while_an_adapter_needs_it(store, tmp_path):
     assert store.list() == ()
 
 
+def test_a_copy_of_a_base_is_needed_by_nobody(store, tmp_path):
+    adapter = bring(store, write_adapter(tmp_path / "mine"))
+    pull(store, Wanted(source=LocalSource(tmp_path / "tiny"), alias="copy"))
+    store.remove("tiny")
+    assert store.weights_of(store.find(adapter.alias)) == store.folder / "copy"
+
+
 def test_a_base_that_is_gone_is_named_with_the_command_that_brings_it(store, tmp_path):
     bring(store, write_adapter(tmp_path / "mine"))
     shutil.rmtree(store.folder / "tiny")
