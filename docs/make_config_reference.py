@@ -40,11 +40,13 @@ PURPOSE = {
     "engine.models": "models to serve, by alias or model id; they must be stored, or served by the upstream engine",
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
     "engine.weights": "how a CPU keeps the weights of a model's matrices: `int8` is up to three times as fast as "
-    "`fp32` and takes a quarter of the memory; `auto` is int8. Each is a numerics class of its own. GPUs compute in bf16",
+    "`fp32`; `auto` is int8. Each is a numerics class of its own. GPUs compute in bf16",
     "engine.threads": "CPU threads of the engine; 0: all cores",
-    "engine.max_batch": "answers generated at once; prompts that an upstream engine is given at once",
-    "engine.cache_mb": "MiB for keys and values of each model: of running answers, and of beginnings that are "
-    "kept for later prompts",
+    "engine.max_batch": "answers that each model generates at once; prompts that an upstream engine is given at once",
+    "engine.cache_mb": "MiB for keys and values, shared out among the models so that each can hold as many tokens: of "
+    "running answers, and of beginnings that are kept for later prompts",
+    "engine.memory_slack_mb": "MiB that the worker may take over what it had when it was ready, its cache included; "
+    "one that takes more is started again",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",
     "engine.upstream_url": "base URL of the upstream engine, as OpenAI's clients take it: `http://127.0.0.1:8000/v1`",
     "engine.upstream_key": "the key that it asks for, if it does",

@@ -143,6 +143,7 @@ class EngineConfig(Section):
     max_queue: int = Field(default=32, ge=0, le=4096)
     max_wait_s: float = Field(default=30.0, ge=0.1, le=3600)
     cache_mb: int = Field(default=1024, ge=16, le=1 << 20)
+    memory_slack_mb: int = Field(default=1024, ge=64, le=1 << 20)
     upstream_url: str = Field(default="", max_length=2048)
     upstream_key: str | None = Field(default=None, min_length=1, max_length=4096, repr=False)
     upstream_models: Pairs = {}

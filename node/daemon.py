@@ -219,6 +219,7 @@ class Daemon:
             max_queue=engine.max_queue,
             max_wait_s=engine.max_wait_s,
             cache_bytes=engine.cache_mb << 20,
+            slack_bytes=engine.memory_slack_mb << 20,
         )
         return Engine(folders, settings)
 
@@ -448,7 +449,8 @@ class Daemon:
             try:
                 await nursery.start(engine.serve)
             except EngineError as error:
-                log.exception("the engine can't be started; this node serves no model")
+                # The cause is a sentence for the operator; a traceback would bury it.
+                log.error("the engine can't be started; this node serves no model", cause=str(error))  # noqa: TRY400
                 self._service.starting["engine"] = f"no model can be served: {error}"
                 return
             self._service.writer = writer

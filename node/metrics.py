@@ -60,6 +60,9 @@ class Metrics:
         self.loop_delay = self._histogram(
             "event_loop_delay_seconds", "How late the daemon's timers are.", _DELAY_BUCKETS
         )
+        self.engine_memory = self._gauge(
+            "engine_memory_bytes", "Memory of the engine's worker: its own, and mapped from files.", "part"
+        )
         self.links = self._gauge("links", "Open links to neighbours.")
         self.circuits = self._gauge("circuits", "Circuits through or from this node, by part.", "part")
         self.known_nodes = self._gauge("known_nodes", "Nodes in the directory, by role.", "role")

@@ -39,6 +39,9 @@ class Observer:
         metrics.known_nodes.labels("model").set(len(directory.model_nodes()))
         if self.relay is not None:
             self._observe_relay(self.relay)
+        memory = None if self.engine is None else self.engine.worker_memory
+        metrics.engine_memory.labels("own").set(0 if memory is None else memory.own)
+        metrics.engine_memory.labels("mapped").set(0 if memory is None else memory.mapped)
         if self.client is not None:
             pool = self.client.pool
             _raise_to(metrics.circuit_builds, {"ok": pool.built, "failed": pool.failed})

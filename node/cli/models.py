@@ -38,13 +38,17 @@ def list_models(*, home: HomeOption = None, as_json: JsonOption = False) -> None
 @models_app.command("pull")
 def pull_model(
     source: Annotated[str, typer.Argument(help="A known name, hf:owner/name, a folder, or a .gguf file.")],
+    base: Annotated[
+        str | None, typer.Option(help="Of a LoRA adapter: the stored model that it changes.")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="Its name here, in place of the source's.")] = None,
     home: HomeOption = None,
 ) -> None:
-    """Fetch a model, convert it, and keep it for this machine's nodes."""
+    """Fetch a model or an adapter, convert it, and keep it for this machine's nodes."""
     from node.home import Home
     from node.model_pull import pull_with_progress
 
-    record = pull_with_progress(Home.locate(home).models_dir, source)
+    record = pull_with_progress(Home.locate(home).models_dir, source, alias=alias, base=base)
     note(f"{record.alias} is stored: {record.model_id}, {_megabytes(record.manifest.size)}")
 
 
@@ -67,6 +71,7 @@ def show_model(name: _Name, *, home: HomeOption = None, as_json: JsonOption = Fa
         "architecture": manifest.architecture,
         "context_tokens": manifest.context_tokens,
         "bytes": manifest.size,
+        "base": None if manifest.base is None else str(manifest.base.model_id),
         "folder": str(record.folder),
         "files": {file.name: file.size for file in manifest.files},
     }

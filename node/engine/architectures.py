@@ -28,3 +28,6 @@ ARCHITECTURES = {
     ),
 }
 """By `model_type` of config.json."""
+
+GGUF_ARCHITECTURES = ("llama", "gemma3")
+"""The same by `general.architecture` of a GGUF file."""

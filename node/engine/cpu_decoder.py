@@ -21,17 +21,8 @@ from node.engine.quantise import quantise_rows
 Weights = Literal["fp32", "int8"]
 
 
-class Scratch:
-    """Memory that one matrix after another is written out to."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0)
-
-    def take(self, rows: int, columns: int) -> torch.Tensor:
-        """A matrix of this shape, good until the next call."""
-        if self._memory.numel() < rows * columns:
-            self._memory = torch.empty(rows * columns)
-        return self._memory[: rows * columns].view(rows, columns)
+_WRITTEN_OUT_AT_ONCE = 1 << 22
+"""Weights, 16 MiB in fp32: what has just been written out is then still in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +32,34 @@ class Matrix:
     parts: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     bias: torch.Tensor | None
     columns: int
-    scratch: Scratch
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, k] to [rows, columns]."""
         out = torch.empty(len(x), self.columns)
         column = 0
         for weights, scales in self.parts:
-            if len(x) < kernels.FEW_ROWS:
+            if len(x) <= kernels.FEW_ROWS:
                 kernels.multiply(x.numpy(), weights.numpy(), scales.numpy(), out.numpy(), column)
             else:
-                out[:, column : column + len(weights)] = functional.linear(
-                    x, self._written_out(weights, scales)
-                )
+                _multiply_many(x, weights, scales, out[:, column : column + len(weights)])
             column += len(weights)
         return out if self.bias is None else out.add_(self.bias)
 
-    def _written_out(self, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        if weights.dtype is torch.float32:
-            return weights
-        out = self.scratch.take(*weights.shape)
-        kernels.dequantise(weights.numpy(), scales.numpy(), out.numpy())
-        return out
+
+def _multiply_many(x: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    """The same for many rows, by PyTorch; int8 weights are written out part by part."""
+    if weights.dtype is torch.float32:
+        out.copy_(functional.linear(x, weights))
+        return
+    count = max(1, _WRITTEN_OUT_AT_ONCE // weights.shape[1])
+    written = torch.empty(min(count, len(weights)), weights.shape[1])
+    for first in range(0, len(weights), count):
+        part = weights[first : first + count]
+        kernels.dequantise(part.numpy(), scales[first : first + count].numpy(), written[: len(part)].numpy())
+        out[:, first : first + len(part)] = functional.linear(x, written[: len(part)])
 
 
-def join_linears(linears: Sequence[Any], weights: Weights, scratch: Scratch) -> Matrix:
+def join_linears(linears: Sequence[Any], weights: Weights) -> Matrix:
     """One matrix of several linear layers. fp32 weights stay where they are, mapped from their file."""
     columns = sum(linear.out_features for linear in linears)
     parts = [_as_part(linear.weight, weights) for linear in linears]
@@ -73,7 +67,7 @@ def join_linears(linears: Sequence[Any], weights: Weights, scratch: Scratch) -> 
         stacked = zip(*parts, strict=True)
         parts = [(torch.cat(next(stacked)), torch.cat(next(stacked)))]
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    return Matrix(tuple(parts), bias, columns, scratch)
+    return Matrix(tuple(parts), bias, columns)
 
 
 def _as_part(weight: torch.Tensor, weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,10 +133,9 @@ class CpuDecoder:
         kernels.compile_all()
         self._model = model
         self._weights: Weights = weights
-        self._scratch = Scratch()
         self._layers = [self._read_layer(layer) for layer in model.model.layers]
         self._norm = read_norm(model.model.norm)
-        self._head = join_linears([model.lm_head], weights, self._scratch)
+        self._head = join_linears([model.lm_head], weights)
 
     def hidden(self, ids: Sequence[int], positions: Sequence[int], plan: AttentionPlan) -> torch.Tensor:
         """The last hidden states, after the final norm: [rows, hidden_size]."""
@@ -189,7 +182,7 @@ class CpuDecoder:
         is_gemma = hasattr(layer, "pre_feedforward_layernorm")
 
         def join(*linears: Any) -> Matrix:  # noqa: ANN401
-            return join_linears(linears, self._weights, self._scratch)
+            return join_linears(linears, self._weights)
 
         return Layer(
             before_attention=read_norm(layer.input_layernorm),

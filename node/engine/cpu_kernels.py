@@ -25,7 +25,7 @@ Weights = np.ndarray[Any, np.dtype[np.int8]] | Floats
 _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 FEW_ROWS = 32
-"""From here on a matrix product of PyTorch's is faster than `multiply`."""
+"""With more a matrix product of PyTorch's is faster than `multiply`, and what is done row by row is worth threads."""
 
 _CACHE_FOLDER = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("clovenet"))
 # No "nnan" or "ninf": a model that overflows shall show it.

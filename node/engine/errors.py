@@ -12,6 +12,9 @@ EngineError
 └── ModelError             something about a model's files
     ├── ModelDamagedError      a file is missing or not what was stored
     ├── UnsupportedModelError  an architecture, quantisation or tokenizer that we can't run
+    ├── MissingBaseError       an adapter's base is not stored
+    ├── ModelNeededError       an adapter needs this one, so it must stay
+    ├── NoMemoryError          loading it needs more memory than there is
     ├── PullFailedError        a source gave no model
     └── DiskFullError          no room for it
 """
@@ -100,6 +103,18 @@ class ModelDamagedError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """The model's architecture, quantisation or tokenizer isn't one that this engine runs."""
+
+
+class MissingBaseError(ModelError):
+    """The model is an adapter, and the base that it changes is not stored. The message says how to bring it back."""
+
+
+class ModelNeededError(ModelError):
+    """The model is the base of others that are stored. Remove these first."""
+
+
+class NoMemoryError(ModelError):
+    """The models don't fit into memory. The message says what they need, what there is, and what would fit."""
 
 
 class PullFailedError(ModelError):

@@ -14,7 +14,7 @@ import torch
 from crypto.seeded import prompt_hash
 from node.engine.admission import Admission
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager, BlockTable
-from node.engine.errors import EngineError, ModelError, PromptRefusedError, PromptTooLongError
+from node.engine.errors import EngineError, PromptRefusedError, PromptTooLongError, UnsupportedModelError
 from node.engine.events import (
     EngineEvent,
     EngineLoad,
@@ -41,9 +41,6 @@ from node.engine.tokenizer import PromptTokenizer
 from overlay.wire.answer import TokenLogprobs
 from overlay.wire.prompt import Prompt, SamplerSpec
 
-FEWEST_BLOCKS = 8
-"""A context of 128 tokens: with less a model is of no use."""
-
 Clock = Callable[[], float]
 Output = tuple[int, EngineEvent | Replay]
 
@@ -59,21 +56,19 @@ class _Taken:
 
 
 class ModelEngine:
-    """Scheduler, runner and tokenizer of one model. Not for threads: one caller submits, cancels and steps."""
+    """Scheduler, runner and tokenizer of one model. Not for threads: one caller submits, cancels and steps.
+
+    settings.cache_bytes: for this model alone, at least memory_plan.FEWEST_BLOCKS.
+    """
 
     def __init__(self, folder: Path, settings: EngineSettings, device: str, clock: Clock) -> None:
         manifest = read_manifest(folder)
         manifest.check_sizes(folder)
         self._runner = ModelRunner(folder, manifest.alias, device, settings.weights)
-        self._tokenizer = PromptTokenizer(folder)
+        self._tokenizer = _load_tokenizer(folder, manifest.alias)
         self._clock = clock
         block_bytes = BLOCK_TOKENS * self._runner.cache_bytes_per_token
         blocks = settings.cache_bytes // block_bytes
-        if blocks < FEWEST_BLOCKS:
-            raise ModelError(
-                f"model {manifest.alias}: {settings.cache_bytes >> 20} MiB for keys and values are too few; "
-                f"set engine.cache_mb to {(FEWEST_BLOCKS * block_bytes >> 20) + 1} or more"
-            )
         self._runner.reserve(blocks)
         self.public_blocks = PublicBlocks(manifest.model_id)
         self._blocks = BlockManager(blocks, settings.cache_key, self.public_blocks.note)
@@ -282,3 +277,12 @@ def draw_tokens(logits: torch.Tensor, sequences: Tokens[Sequence]) -> list[int]:
         seeded = SeededPosition(sequence.nonce, sequence.prompt_hash, len(sequence.output_ids))
         tokens.append(candidates.ids[sample(candidates, sequence.sampler, seeded)])
     return tokens
+
+
+def _load_tokenizer(folder: Path, alias: str) -> PromptTokenizer:
+    try:
+        return PromptTokenizer(folder)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"model {alias}: {error}; pull it again: clove models pull {alias}"
+        ) from error

@@ -11,11 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from node.engine.architectures import ARCHITECTURES
+from node.engine.adapter_merge import merge_adapter
+from node.engine.architectures import ARCHITECTURES, Architecture
 from node.engine.attention import PAGED_ATTENTION, AttentionPlan, KVPool, paged_attention, plan_attention
 from node.engine.block_manager import BLOCK_TOKENS
 from node.engine.errors import ModelDamagedError, UnsupportedModelError
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
+from node.engine.manifest import read_manifest
+from node.engine.models import weights_folder
 from node.engine.penalties import Penalties
 from node.engine.sampler import Candidates
 from node.engine.sequence import Chunk
@@ -33,6 +36,7 @@ class ModelConfig(Protocol):
     head_dim: int
     max_position_embeddings: int
     vocab_size: int
+    _attn_implementation: str
 
 
 class Decoder(Protocol):
@@ -80,11 +84,10 @@ class ModelRunner:
 
     def __init__(self, folder: Path, alias: str, device: str, weights: WeightsChoice = "auto") -> None:
         self.device = torch.device(device)
-        is_cpu = self.device.type == "cpu"
-        self.dtype = torch.float32 if is_cpu else torch.bfloat16
+        self.dtype = dtype_on(self.device)
         model, self.config = load_model(folder, alias, self.device, self.dtype)
         self._decoder: Decoder
-        if is_cpu:
+        if self.device.type == "cpu":
             # Compiling and loading numba's code takes a second, which a node with a GPU need not spend.
             from node.engine.cpu_decoder import CpuDecoder
 
@@ -100,9 +103,7 @@ class ModelRunner:
     @property
     def cache_bytes_per_token(self) -> int:
         """Memory that one position of one sequence takes."""
-        config = self.config
-        width = config.num_key_value_heads * config.head_dim * self.dtype.itemsize
-        return int(2 * config.num_hidden_layers * width)
+        return cache_bytes_per_token(self.config, self.dtype)
 
     def reserve(self, blocks: int) -> None:
         """Take memory for so many blocks of the pool."""
@@ -143,6 +144,16 @@ class ModelRunner:
         return getattr(self.config, "sliding_window", None)
 
 
+def dtype_on(device: torch.device) -> torch.dtype:
+    """What weights and cache are computed with on a device."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def cache_bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Memory that keys and values of one position take, in all layers."""
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize)
+
+
 def adjust_logits(logits: torch.Tensor, penalties: Sequence[Penalties | None]) -> torch.Tensor:
     """The logits that tokens are drawn from: what each row's penalties make of it. The raw ones stay as they are."""
     active = [(row, each) for row, each in enumerate(penalties) if each is not None and not each.is_idle]
@@ -181,33 +192,53 @@ def _with_tied(logits: torch.Tensor, lowest: float) -> list[tuple[float, int]]:
     return list(zip(logits[ids].tolist(), ids.tolist(), strict=True))
 
 
+def load_config(folder: Path, alias: str) -> tuple[Architecture, ModelConfig]:
+    """What a stored model's config.json says, with transformers' defaults for what it doesn't.
+
+    Raises:
+        UnsupportedModelError: it is of an architecture that we don't run.
+        ModelDamagedError: it can't be read.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = ARCHITECTURES.get(settings.get("model_type"))
+        if architecture is None:
+            known = ", ".join(ARCHITECTURES)
+            raise UnsupportedModelError(
+                f"model {alias}: architecture {settings.get('model_type')!r} is not supported; these are: {known}"
+            )
+        config_class = getattr(importlib.import_module(architecture.config_module), architecture.config_class)
+        config: ModelConfig = config_class(**settings)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise ModelDamagedError(alias, "config.json", f"can't be read ({error})") from error
+    return architecture, config
+
+
 def load_model(
     folder: Path, alias: str, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.nn.Module, ModelConfig]:
-    """A transformers model with its weights mapped from the folder's safetensors files.
+    """A transformers model with its weights mapped from safetensors files, changed by the adapter if it is one.
 
     Built on the meta device and filled by assignment: from_pretrained would import and initialise much that a server
     of one model doesn't need, and start-up counts.
     """
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = ARCHITECTURES.get(settings.get("model_type"))
-    if architecture is None:
-        raise UnsupportedModelError(f"model {alias}: architecture {settings.get('model_type')!r}")
+    architecture, config = load_config(folder, alias)
+    weights = weights_folder(folder, read_manifest(folder))
     from transformers.modeling_utils import AttentionInterface
 
     AttentionInterface.register(PAGED_ATTENTION, paged_attention)
-    config_class = getattr(importlib.import_module(architecture.config_module), architecture.config_class)
     model_class = getattr(importlib.import_module(architecture.model_module), architecture.model_class)
-    config = config_class(**settings)
     config._attn_implementation = PAGED_ATTENTION  # noqa: SLF001 - the documented way in is from_pretrained
     with torch.device("meta"):
         model = model_class(config)
-    model.load_state_dict(_read_weights(folder, alias, dtype), strict=False, assign=True)
+    model.load_state_dict(_read_weights(weights, alias, dtype), strict=False, assign=True)
     model.tie_weights()
     _restore_buffers(model, config)
     left = [name for name, tensor in _tensors(model) if tensor.is_meta]
     if left:
         raise ModelDamagedError(alias, "model.safetensors", f"lacks {left[0]} and {len(left) - 1} more")
+    if weights != folder:
+        merge_adapter(model, folder, weights)
     # Only the device: rotary frequencies stay fp32 whatever the weights are.
     return model.to(device=device).eval().requires_grad_(requires_grad=False), config
 

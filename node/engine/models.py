@@ -11,8 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.engine.errors import ModelDamagedError, UnknownModelError
-from node.engine.manifest import MANIFEST, Manifest, read_manifest
+from node.engine.errors import (
+    MissingBaseError,
+    ModelDamagedError,
+    ModelNeededError,
+    UnknownModelError,
+)
+from node.engine.manifest import MANIFEST, CountBytes, Manifest, ignore_count, read_manifest
 from overlay.wire.prompt import ModelId
 
 PARTIAL_PREFIX = ".partial-"
@@ -53,27 +58,67 @@ class ModelStore:
         return tuple(record for record in records if record is not None)
 
     def find(self, name: str) -> ModelRecord:
-        """A model by alias or model id, its files there and of the right sizes.
+        """A model by alias or model id, its files there and of the right sizes, and its base's too if it has one.
 
         Raises:
             UnknownModelError: there is none of that name.
             ModelDamagedError: a file of it is missing or has the wrong size.
+            MissingBaseError: it is an adapter, and its base is not stored.
         """
         record = self._lookup(name)
         record.manifest.check_sizes(record.folder)
+        self.weights_of(record)
         return record
 
-    def check(self, name: str) -> ModelRecord:
-        """Like find, but reads and hashes every byte."""
+    def check(self, name: str, count: CountBytes = ignore_count) -> ModelRecord:
+        """Like find, but reads and hashes every byte of this model."""
         record = self._lookup(name)
-        record.manifest.check_content(record.folder)
+        record.manifest.check_content(record.folder, count)
+        self.weights_of(record)
         return record
+
+    def weights_of(self, record: ModelRecord) -> Path:
+        """The folder with the weights of a model, before its adapter changes them: its own, or its base's.
+
+        Raises:
+            MissingBaseError, ModelDamagedError: as for find.
+        """
+        base = record.manifest.base
+        if base is None:
+            return record.folder
+        try:
+            found = self._lookup(base.model_id)
+        except UnknownModelError:
+            raise MissingBaseError(
+                f"model {record.alias} is an adapter for {base.alias} ({base.model_id}), which is not stored; "
+                f"bring it back: clove models pull {base.alias}"
+            ) from None
+        found.manifest.check_sizes(found.folder)
+        return found.folder
+
+    def check_unneeded(self, model_id: ModelId) -> None:
+        """Raise ModelNeededError if a stored adapter has this model as its base, and no copy of it is stored."""
+        records = self.list()
+        of_it = [r for r in records if r.manifest.base is not None and r.manifest.base.model_id == model_id]
+        copies = sum(record.model_id == model_id for record in records)
+        if of_it and copies == 1:
+            names = ", ".join(record.alias for record in of_it)
+            raise ModelNeededError(
+                f"{names} can't do without this base; remove first: clove models rm {of_it[0].alias}"
+            )
 
     def remove(self, name: str) -> None:
-        """Delete a model. A process that serves it keeps its mapped weights until it ends."""
+        """Delete a model. A process that serves it keeps its mapped weights until it ends.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+            ModelNeededError: it is the base of an adapter that is stored.
+        """
         with self.locked():
             try:
-                folder = self._lookup(name).folder
+                record = self._lookup(name)
+                folder = record.folder
+                self.check_unneeded(record.model_id)
             except ModelDamagedError:
                 folder = self.folder / name
             shutil.rmtree(folder)
@@ -118,3 +163,8 @@ class ModelStore:
 
 def _is_model(entry: Path) -> bool:
     return not entry.name.startswith(".") and (entry / MANIFEST).is_file()
+
+
+def weights_folder(folder: Path, manifest: Manifest) -> Path:
+    """The folder with the weights that a stored model starts from; raises like `ModelStore.find`."""
+    return ModelStore(folder.parent).weights_of(ModelRecord(folder, manifest))

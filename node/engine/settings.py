@@ -16,7 +16,8 @@ class EngineSettings:
 
     max_wait_s: a prompt whose first token is further off is refused, unless nothing is ahead of it.
     weights: how those of linear layers are kept on a CPU; auto is int8.
-    context_tokens and cache_bytes cut what a model's context could be; cache_key keys the hashes of what
+    context_tokens and cache_bytes, which all models share, cut what a model's context could be; slack_bytes: what the
+    worker may take over what it needs; cache_key keys the hashes of what
     is in the cache (empty: the worker draws one); stuck_after_s and start_timeout_s say how long a silent worker lives.
     """
 
@@ -28,6 +29,7 @@ class EngineSettings:
     max_wait_s: float = math.inf
     context_tokens: int = 8192
     cache_bytes: int = 1 << 30
+    slack_bytes: int = 1 << 30
     cache_key: bytes = b""
     stuck_after_s: float = 60.0
     start_timeout_s: float = 180.0

@@ -27,6 +27,8 @@ from node.engine.events import (
 )
 from node.engine.gate import Gate
 from node.engine.launch import module_command
+from node.engine.memory import ProcessMemory
+from node.engine.memory_watch import MemoryWatch
 from node.engine.protocol import (
     Beat,
     Cancel,
@@ -124,6 +126,11 @@ class Engine:
     def worker_pid(self) -> int | None:
         """Process id of the worker, for status and tests."""
         return None if self._worker is None else self._worker.process.pid
+
+    @property
+    def worker_memory(self) -> ProcessMemory | None:
+        """What the worker had in memory when it was last looked at, a second ago at most."""
+        return None if self._worker is None or self._worker.memory is None else self._worker.memory.seen
 
     def card(self, name: str) -> ModelCard:
         """The model of this alias or id. Raises UnknownModelError."""
@@ -231,6 +238,7 @@ class Engine:
     async def _live_once(self, task_status: trio.TaskStatus[None] | None) -> bool:
         """One life of the worker; whether it ever was ready. Raises what kept it from becoming so."""
         worker = await start_worker(self._command, self._settings.threads or None)
+        worker.memory = MemoryWatch(self._settings.cache_bytes, self._settings.slack_bytes)
         try:
             return await self._attend(worker, task_status)
         except trio.Cancelled:
@@ -321,9 +329,10 @@ class Engine:
             pending.news.send_nowait(EngineCrashedError(self._down_because))
 
     async def _watch(self, worker: WorkerProcess) -> None:
-        """Kill a worker that takes too long to start, or that has work and shows no sign of life."""
+        """Kill a worker that takes too long to start, has work and shows no sign of life, or grows without end."""
         settings = self._settings
         while True:
+            worker.look_at_memory(is_ready=self._worker is worker)
             limit_s = settings.stuck_after_s if self._worker is worker else settings.start_timeout_s
             since = worker.awaited_since
             if since is not None and trio.current_time() > since + limit_s:

@@ -4,35 +4,37 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from node.engine.errors import PromptRefusedError
+from node.engine.chat_template import ChatTemplate
+from node.engine.errors import PromptRefusedError, UnsupportedModelError
 from node.engine.spelling import TokenSpelling
-from overlay.wire.prompt import ChatMessage, Prompt
+from overlay.wire.prompt import Prompt
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class PromptTokenizer:
     """Turns prompts into ids the same way on every node, today and tomorrow.
 
-    Templates run in a sandbox and are given no clock: a template that prints the date would make yesterday's answer
-    impossible to replay.
+    Raises:
+        UnsupportedModelError: a file is missing or can't be read. A chat template is only looked at when it is needed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer = _read_tokenizer(folder / "tokenizer.json")
         self._spelling = TokenSpelling(self._tokenizer)
         settings = _read_json(folder / "tokenizer_config.json")
-        self._special_texts = {
-            name: _token_text(settings.get(name))
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-        }
-        template = _chat_template(folder, settings)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise_template_error
-        self._template = environment.from_string(template) if template else None
+        template = _template_text(folder, settings)
+        texts = {name: _token_text(settings.get(name)) for name in _SPECIAL_TOKENS}
+        known = {name: text for name, text in texts.items() if text is not None}
+        self._template = None if template is None else ChatTemplate(template, known)
         self.end_ids = _end_ids(folder)
+
+    @property
+    def highest_id(self) -> int:
+        """The highest id that a text can become."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids.
@@ -43,7 +45,10 @@ class PromptTokenizer:
         if prompt.text is not None:
             encoded = self._tokenizer.encode(prompt.text)
         else:
-            encoded = self._tokenizer.encode(self._render(prompt.messages), add_special_tokens=False)
+            if self._template is None:
+                raise PromptRefusedError("this model has no chat template; send it a plain text to complete")
+            rendered = self._template.render(prompt.messages)
+            encoded = self._tokenizer.encode(rendered, add_special_tokens=False)
         if not encoded.ids:
             raise PromptRefusedError("the prompt is empty")
         return tuple(encoded.ids)
@@ -57,41 +62,36 @@ class PromptTokenizer:
         """The bytes that one token stands for; of a special token its name."""
         return self._spelling.bytes_of(token_id)
 
-    def _render(self, messages: Sequence[ChatMessage]) -> str:
-        if self._template is None:
-            raise PromptRefusedError("this model has no chat template; send it a plain text to complete")
-        if not messages:
-            raise PromptRefusedError("the conversation is empty")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **self._special_texts)
-        except TemplateError as error:
-            raise PromptRefusedError(
-                f"the model's chat template refuses this conversation: {error}"
-            ) from error
 
-
-def _raise_template_error(message: str) -> str:
-    raise TemplateError(message)
+def _read_tokenizer(file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:
+        raise UnsupportedModelError(f"{file.name} can't be read: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, object]:
     if not path.exists():
         return {}
-    content: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise UnsupportedModelError(f"{path.name} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UnsupportedModelError(f"{path.name} is no JSON object")
     return content
 
 
-def _token_text(value: object) -> str:
+def _token_text(value: object) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) else None
 
 
-def _chat_template(folder: Path, settings: dict[str, object]) -> str | None:
+def _template_text(folder: Path, settings: dict[str, object]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors="replace")
     template = settings.get("chat_template")
     return template if isinstance(template, str) else None
 

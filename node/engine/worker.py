@@ -94,7 +94,7 @@ def _serve(pipes: Pipes, configure: Configure) -> int:
     started = time.perf_counter()
     import torch
 
-    from node.engine.model_engine import ModelEngine
+    from node.engine.loading import load_engines
 
     settings = configure.settings
     settings = replace(settings, cache_key=settings.cache_key or os.urandom(CACHE_KEY_BYTES))
@@ -106,9 +106,7 @@ def _serve(pipes: Pipes, configure: Configure) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.inference_mode():
         try:
-            engines = [
-                ModelEngine(Path(folder), settings, device, time.perf_counter) for folder in configure.folders
-            ]
+            engines = load_engines([Path(folder) for folder in configure.folders], settings, device)
         except EngineError as error:
             pipes.send(LoadFailed(report_error(error)))
             return 1

@@ -1,5 +1,6 @@
 """One life of the worker process as the supervisor sees it: its pipes, what waits to be sent, what it complained of."""
 
+import signal
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ import trio
 
 from node.engine.errors import EngineCrashedError, EngineError
 from node.engine.launch import child_environment
+from node.engine.memory import process_memory
+from node.engine.memory_watch import MemoryWatch
 from node.engine.protocol import Command, encode_frame
 
 _LOG = structlog.get_logger(__name__)
@@ -31,6 +34,7 @@ class WorkerProcess:
     awaited_since: float | None = field(default_factory=trio.current_time)
     cause: str | None = None
     refusal: EngineError | None = None
+    memory: MemoryWatch | None = None
 
     def post(self, command: Command) -> None:
         """Queue a command for the worker."""
@@ -42,6 +46,15 @@ class WorkerProcess:
     def note_sign(self, *, has_work: bool) -> None:
         """It said something; with work left it has to say more."""
         self.awaited_since = trio.current_time() if has_work or self.outbox else None
+
+    def look_at_memory(self, *, is_ready: bool) -> None:
+        """Kill it if it has grown too large; `cause` then says so."""
+        if self.memory is None:
+            return
+        problem = self.memory.note(process_memory(self.process.pid), is_ready=is_ready)
+        if problem is not None and self.cause is None:
+            self.cause = problem
+            self.process.kill()
 
 
 async def start_worker(command: Sequence[str], threads: int | None) -> WorkerProcess:
@@ -83,5 +96,7 @@ def cause_of(worker: WorkerProcess) -> str:
     if worker.cause is not None:
         return worker.cause
     code = worker.process.returncode
+    if code == -signal.SIGKILL:
+        return "it was killed by another (signal 9), as the system does when memory runs out"
     last = next((line for line in reversed(worker.complaints) if line.strip()), "it said nothing")
     return f"it ended with {code} ({last.strip()})"

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from node.engine import cpu_decoder
 from node.engine import cpu_kernels as kernels
-from node.engine.cpu_decoder import Scratch, join_linears
+from node.engine.cpu_decoder import join_linears
 
 pytestmark = pytest.mark.integration
 
-FEW_AND_MANY = [1, 3, 4, 7, 8, 13, 31, 32, 40]
+FEW_AND_MANY = [1, 3, 4, 7, 8, 13, 32, 33, 40]
 
 
 def noise(*shape, seed=1):
@@ -23,16 +24,23 @@ def noise(*shape, seed=1):
 def test_joined_matrices_multiply_as_each_would(rows, weights, has_bias):
     linears = [torch.nn.Linear(70, width, bias=has_bias) for width in (5, 33)]
     with torch.inference_mode():
-        found = join_linears(linears, weights, Scratch()).multiply(noise(rows, 70))
+        found = join_linears(linears, weights).multiply(noise(rows, 70))
         expected = torch.cat([linear(noise(rows, 70)) for linear in linears], dim=1)
     # int8: half a step of 1/127 of the greatest weight, over 70 inputs
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if weights == "fp32" else 0.02)
 
 
+def test_weights_are_written_out_part_by_part(monkeypatch):
+    monkeypatch.setattr(cpu_decoder, "_WRITTEN_OUT_AT_ONCE", 100)
+    with torch.inference_mode():
+        matrix = join_linears([torch.nn.Linear(70, 33, bias=False)], "int8")
+        torch.testing.assert_close(matrix.multiply(noise(40, 70))[:8], matrix.multiply(noise(40, 70)[:8]))
+
+
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 def test_a_row_gets_the_same_product_in_any_company_but_for_rounding(weights):
     with torch.inference_mode():
-        matrix = join_linears([torch.nn.Linear(96, 40, bias=False)], weights, Scratch())
+        matrix = join_linears([torch.nn.Linear(96, 40, bias=False)], weights)
         x = noise(40, 96)
         together = matrix.multiply(x)
         for count in FEW_AND_MANY:

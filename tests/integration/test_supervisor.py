@@ -231,6 +231,32 @@ async def test_a_stuck_worker_is_found_though_nobody_waits_for_long():
         assert engine.worker_pid != first
 
 
+async def test_a_worker_that_grows_without_end_is_killed_with_its_figures_and_replaced():
+    settings = replace(SETTINGS, cache_bytes=16 << 20, slack_bytes=64 << 20)
+    async with running(settings=settings) as engine:
+        first = engine.worker_pid
+        assert len(await answer(engine, "grow 32")) == 3
+        await memory_of(engine, 32 << 20)
+        assert engine.worker_pid == first
+
+        async def grow_until_it_goes():
+            await answer(engine, "grow 200")
+            await answer(engine, "hang")
+
+        with pytest.raises(EngineCrashedError, match=r"memory grew to \d+ MiB.*memory_slack_mb is 64"):
+            await grow_until_it_goes()
+        await engine.wait_ready()
+        assert engine.worker_pid != first
+        assert len(await answer(engine, "grow 32")) == 3
+
+
+async def memory_of(engine, least):
+    """Wait until the worker is seen to have so many bytes of its own."""
+    while (seen := engine.worker_memory) is None or seen.own < least:  # noqa: ASYNC110 - the watch tells nobody
+        await trio.sleep(0.01)
+    assert seen.mapped > 0
+
+
 async def test_an_idle_worker_is_left_alone():
     async with running(settings=replace(SETTINGS, stuck_after_s=0.1)) as engine:
         first = engine.worker_pid

@@ -2,7 +2,8 @@
 
 `say N` gives N tokens; `forever` gives tokens until cancelled; `crash` ends the process; `hang` stops it in its tracks;
 `refuse` says that the prompt is too long; `late` that its first token is too far off; `busy N` says that a first token
-would take N seconds, then goes on as `forever`; `last` gives the request that was cancelled last.
+would take N seconds, then goes on as `forever`; `grow N` takes N MiB of memory and keeps them; `last` gives the request
+that was cancelled last.
 
 The first argument says how the start goes: `ok`, `refuse`, `die`, `hang`, `garbage`, or `once=FILE`: ok if the file is
 there, and then it is removed, otherwise die.
@@ -66,6 +67,7 @@ class ScriptedWorker:
         self.pipes = pipes
         self.forever = {}
         self.cancelled = 0
+        self.grown = []
 
     def obey(self, command):
         match command:
@@ -86,6 +88,9 @@ class ScriptedWorker:
             sys.exit(3)
         if word == "hang":
             signal.pause()
+        if word == "grow":
+            self.grown.append(b"x" * (int(number) << 20))
+            number = "1"
         if word == "refuse":
             self.pipes.send(Refused(request, report_error(PromptTooLongError(200, 99))))
             return

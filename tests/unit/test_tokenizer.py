@@ -3,23 +3,18 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
-from node.engine.errors import PromptRefusedError
+from node.engine.errors import PromptRefusedError, UnsupportedModelError
 from node.engine.tokenizer import PromptTokenizer
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
+from tests.support.tiny_model import WORDS, write_tokenizer
 
-WORDS = ("?", "user", "assistant", "system", "hi", "there", "START", "END")
 TEMPLATE = "{{ bos_token }}{% for m in messages %} {{ m.role }} {{ m.content }} END{% endfor %} assistant"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="?"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    write_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": {"content": "START"}}')
     (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
@@ -65,13 +60,46 @@ def test_without_a_template_a_conversation_is_refused(folder):
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
-        ("{{ strftime_now('%d') }}", "undefined"),
+        ("{{ strftime_now('%d') }}", "asks for today's date"),
+        ("{{ nothing.at_all }}", "undefined"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages[0].content + 1 }}", "str"),
+        ("{% if %}", "can't be read"),
     ],
 )
 def test_a_template_that_objects_or_reaches_too_far_refuses_the_prompt(folder, template, why):
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(PromptRefusedError, match=why):
         PromptTokenizer(folder).encode(chat(("user", "hi")))
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}hi{% endif %}", "hi"),
+        ("{% if tools is not none %}START{% endif %} there", "there"),
+        ("{% for m in messages %}{% generation %}hi{% endgeneration %}{% break %}{% endfor %}", "hi"),
+        ("{{ {'a': '<hi>'} | tojson }}", "? hi ?"),
+        ("{% if pad_token is defined %}START{% endif %} hi", "hi"),
+    ],
+)
+def test_a_template_finds_what_transformers_gives_it_but_no_clock(folder, template, text):
+    (folder / "chat_template.jinja").write_text(template)
+    assert text in words(PromptTokenizer(folder).encode(chat(("user", "x"), ("user", "y"))))
+
+
+def test_a_broken_template_leaves_plain_text(folder):
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    prompt = Prompt(model="m", text="hi there", sampler=SamplerSpec(), nonce=bytes(32))
+    assert words(PromptTokenizer(folder).encode(prompt)) == "hi there"
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])
+def test_a_file_that_can_not_be_read_is_named(folder, file, content):
+    (folder / file).write_text(content)
+    with pytest.raises(UnsupportedModelError, match=file):
+        PromptTokenizer(folder)
 
 
 @pytest.mark.parametrize("text", ["", "   "])
