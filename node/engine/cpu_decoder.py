@@ -21,6 +21,8 @@ from node.engine.quantise import quantise_rows
 Weights = Literal["fp32", "int8"]
 
 
+_FEW_ROWS = {torch.int8: 32, torch.float32: 8}
+"""With more, PyTorch's matrix product is the faster one."""
 _WRITTEN_OUT_AT_ONCE = 1 << 22
 """Weights, 16 MiB in fp32: what has just been written out is then still in the processor's cache."""
 
@@ -38,7 +40,7 @@ class Matrix:
         out = torch.empty(len(x), self.columns)
         column = 0
         for weights, scales in self.parts:
-            if len(x) <= kernels.FEW_ROWS:
+            if len(x) <= _FEW_ROWS[weights.dtype]:
                 kernels.multiply(x.numpy(), weights.numpy(), scales.numpy(), out.numpy(), column)
             else:
                 _multiply_many(x, weights, scales, out[:, column : column + len(weights)])

@@ -25,7 +25,7 @@ Weights = np.ndarray[Any, np.dtype[np.int8]] | Floats
 _Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
 FEW_ROWS = 32
-"""With more a matrix product of PyTorch's is faster than `multiply`, and what is done row by row is worth threads."""
+"""With more, what is done row by row is worth the other threads."""
 
 _CACHE_FOLDER = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("clovenet"))
 # No "nnan" or "ninf": a model that overflows shall show it.
@@ -72,62 +72,109 @@ def _both(function: _Kernel) -> tuple[_Kernel, _Kernel]:
     return _compiled(parallel=False)(function), _compiled(parallel=True)(function)
 
 
+@_compiled(parallel=False)
+def _multiply_eight(
+    x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
+) -> None:
+    """Eight rows of x by two of the weights: what is read is used 8 and 2 times, and all sums stay in registers."""
+    w, z = weights[n], weights[n + 1]
+    x0 = x[row]
+    x1 = x[row + 1]
+    x2 = x[row + 2]
+    x3 = x[row + 3]
+    x4 = x[row + 4]
+    x5 = x[row + 5]
+    x6 = x[row + 6]
+    x7 = x[row + 7]
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = np.float32(0)
+    for k in range(len(w)):
+        v, u = np.float32(w[k]), np.float32(z[k])
+        s0 += v * x0[k]
+        t0 += u * x0[k]
+        s1 += v * x1[k]
+        t1 += u * x1[k]
+        s2 += v * x2[k]
+        t2 += u * x2[k]
+        s3 += v * x3[k]
+        t3 += u * x3[k]
+        s4 += v * x4[k]
+        t4 += u * x4[k]
+        s5 += v * x5[k]
+        t5 += u * x5[k]
+        s6 += v * x6[k]
+        t6 += u * x6[k]
+        s7 += v * x7[k]
+        t7 += u * x7[k]
+    out[row, at], out[row, at + 1] = s0 * scales[n], t0 * scales[n + 1]
+    out[row + 1, at], out[row + 1, at + 1] = s1 * scales[n], t1 * scales[n + 1]
+    out[row + 2, at], out[row + 2, at + 1] = s2 * scales[n], t2 * scales[n + 1]
+    out[row + 3, at], out[row + 3, at + 1] = s3 * scales[n], t3 * scales[n + 1]
+    out[row + 4, at], out[row + 4, at + 1] = s4 * scales[n], t4 * scales[n + 1]
+    out[row + 5, at], out[row + 5, at + 1] = s5 * scales[n], t5 * scales[n + 1]
+    out[row + 6, at], out[row + 6, at + 1] = s6 * scales[n], t6 * scales[n + 1]
+    out[row + 7, at], out[row + 7, at + 1] = s7 * scales[n], t7 * scales[n + 1]
+
+
+@_compiled(parallel=False)
+def _multiply_four(
+    x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
+) -> None:
+    """Four rows of x by two of the weights: what is read is used 4 and 2 times, and all sums stay in registers."""
+    w, z = weights[n], weights[n + 1]
+    x0 = x[row]
+    x1 = x[row + 1]
+    x2 = x[row + 2]
+    x3 = x[row + 3]
+    s0 = s1 = s2 = s3 = np.float32(0)
+    t0 = t1 = t2 = t3 = np.float32(0)
+    for k in range(len(w)):
+        v, u = np.float32(w[k]), np.float32(z[k])
+        s0 += v * x0[k]
+        t0 += u * x0[k]
+        s1 += v * x1[k]
+        t1 += u * x1[k]
+        s2 += v * x2[k]
+        t2 += u * x2[k]
+        s3 += v * x3[k]
+        t3 += u * x3[k]
+    out[row, at], out[row, at + 1] = s0 * scales[n], t0 * scales[n + 1]
+    out[row + 1, at], out[row + 1, at + 1] = s1 * scales[n], t1 * scales[n + 1]
+    out[row + 2, at], out[row + 2, at + 1] = s2 * scales[n], t2 * scales[n + 1]
+    out[row + 3, at], out[row + 3, at + 1] = s3 * scales[n], t3 * scales[n + 1]
+
+
+@_compiled(parallel=False)
+def _multiply_one(
+    x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
+) -> None:
+    w, x0 = weights[n], x[row]
+    s0 = np.float32(0)
+    for k in range(len(w)):
+        s0 += np.float32(w[k]) * x0[k]
+    out[row, at] = s0 * scales[n]
+
+
 @_compiled(parallel=True)
 def multiply(x: Floats, weights: Weights, scales: Floats, out: Floats, column: int) -> None:
     """Write x @ (weights * scales[:, None]).T to out[:, column:].
 
     x: [rows, k]; weights: [n, k], int8 or fp32; scales: [n]; out: [rows, at least column + n].
     """
-    rows, k = x.shape
-    for n in prange(weights.shape[0]):
-        w = weights[n]
+    rows, count = len(x), len(weights)
+    for pair in prange((count + 1) // 2):
+        n = 2 * pair
         row = 0
-        while row + 8 <= rows:
-            x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
-            x4, x5, x6, x7 = x[row + 4], x[row + 5], x[row + 6], x[row + 7]
-            s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
-            for i in range(k):
-                v = np.float32(w[i])
-                s0 += v * x0[i]
-                s1 += v * x1[i]
-                s2 += v * x2[i]
-                s3 += v * x3[i]
-                s4 += v * x4[i]
-                s5 += v * x5[i]
-                s6 += v * x6[i]
-                s7 += v * x7[i]
-            at = column + n
-            out[row, at] = s0 * scales[n]
-            out[row + 1, at] = s1 * scales[n]
-            out[row + 2, at] = s2 * scales[n]
-            out[row + 3, at] = s3 * scales[n]
-            out[row + 4, at] = s4 * scales[n]
-            out[row + 5, at] = s5 * scales[n]
-            out[row + 6, at] = s6 * scales[n]
-            out[row + 7, at] = s7 * scales[n]
-            row += 8
-        while row + 4 <= rows:
-            x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
-            s0 = s1 = s2 = s3 = np.float32(0)
-            for i in range(k):
-                v = np.float32(w[i])
-                s0 += v * x0[i]
-                s1 += v * x1[i]
-                s2 += v * x2[i]
-                s3 += v * x3[i]
-            at = column + n
-            out[row, at] = s0 * scales[n]
-            out[row + 1, at] = s1 * scales[n]
-            out[row + 2, at] = s2 * scales[n]
-            out[row + 3, at] = s3 * scales[n]
-            row += 4
-        while row < rows:
-            x0 = x[row]
-            s0 = np.float32(0)
-            for i in range(k):
-                s0 += np.float32(w[i]) * x0[i]
-            out[row, column + n] = s0 * scales[n]
-            row += 1
+        if n + 1 < count:
+            while row + 8 <= rows:
+                _multiply_eight(x, row, weights, scales, n, out, column + n)
+                row += 8
+            if row + 4 <= rows:
+                _multiply_four(x, row, weights, scales, n, out, column + n)
+                row += 4
+        for each in range(n, min(n + 2, count)):
+            for left in range(row, rows):
+                _multiply_one(x, left, weights, scales, each, out, column + each)
 
 
 @_compiled(parallel=True)
@@ -238,6 +285,62 @@ def _exponentials(scores: Floats, count: int, highest: np.float32) -> np.float32
     return total
 
 
+@_compiled(parallel=False)
+def _score(query: Floats, keys: Floats, scaling: float, runs: Integers, scores: Floats) -> np.float32:
+    """The scores of the runs' slots, one after another; returns the highest. Four keys at once share the query."""
+    at = 0
+    highest = np.float32(-np.inf)
+    for run in range(len(runs)):
+        slot, end = runs[run]
+        while slot < end:
+            if slot + 4 <= end:
+                k0, k1, k2, k3 = keys[slot], keys[slot + 1], keys[slot + 2], keys[slot + 3]
+                s0 = s1 = s2 = s3 = np.float32(0)
+                for i in range(len(query)):
+                    s0 += query[i] * k0[i]
+                    s1 += query[i] * k1[i]
+                    s2 += query[i] * k2[i]
+                    s3 += query[i] * k3[i]
+                scores[at], scores[at + 1], scores[at + 2], scores[at + 3] = s0, s1, s2, s3
+                slot += 4
+                at += 4
+            else:
+                s0 = np.float32(0)
+                for i in range(len(query)):
+                    s0 += query[i] * keys[slot, i]
+                scores[at] = s0
+                slot += 1
+                at += 1
+    for i in range(at):
+        scores[i] *= np.float32(scaling)
+        highest = max(highest, scores[i])
+    return highest
+
+
+@_compiled(parallel=False)
+def _mix(weights: Floats, factor: np.float32, values: Floats, runs: Integers, result: Floats) -> None:
+    """Write the sum of the runs' values to result, each times its weight and the factor. Four at once share the sum."""
+    result[:] = np.float32(0)
+    at = 0
+    for run in range(len(runs)):
+        slot, end = runs[run]
+        while slot < end:
+            if slot + 4 <= end:
+                w0, w1, w2, w3 = weights[at], weights[at + 1], weights[at + 2], weights[at + 3]
+                v0, v1, v2, v3 = values[slot], values[slot + 1], values[slot + 2], values[slot + 3]
+                for i in range(len(result)):
+                    result[i] += (w0 * v0[i] + w1 * v1[i]) + (w2 * v2[i] + w3 * v3[i])
+                slot += 4
+                at += 4
+            else:
+                for i in range(len(result)):
+                    result[i] += weights[at] * values[slot, i]
+                slot += 1
+                at += 1
+    for i in range(len(result)):
+        result[i] *= factor
+
+
 @_compiled(parallel=True)
 def attend(
     qkv: Floats,
@@ -268,30 +371,11 @@ def attend(
         scores = np.empty(length, np.float32)
         for member in range(group):
             query = qkv[row, head * group + member]
-            at = 0
-            highest = np.float32(-np.inf)
-            for run in range(first_run[each], first_run[each + 1]):
-                for slot in range(runs[run, 0], runs[run, 1]):
-                    key = keys[head, slot]
-                    score = np.float32(0)
-                    for i in range(dim):
-                        score += query[i] * key[i]
-                    score *= np.float32(scaling)
-                    scores[at] = score
-                    highest = max(highest, score)
-                    at += 1
+            highest = _score(query, keys[head], scaling, runs[first_run[each] : first_run[each + 1]], scores)
             factor = np.float32(1) / _exponentials(scores, length, highest)
             start = (head * group + member) * dim
             result = out[row, start : start + dim]
-            result[:] = np.float32(0)
-            at = 0
-            for run in range(first_run[each], first_run[each + 1]):
-                for slot in range(runs[run, 0], runs[run, 1]):
-                    value = values[head, slot]
-                    weight = scores[at] * factor
-                    for i in range(dim):
-                        result[i] += weight * value[i]
-                    at += 1
+            _mix(scores, factor, values[head], runs[first_run[each] : first_run[each + 1]], result)
 
 
 def compile_all() -> None:
