@@ -146,6 +146,7 @@ def _settings_of(
         "privacy.diversity": "local",
         "engine.models": [model],
         "engine.threads": threads,
+        "engine.cache_mb": 512,  # every model node looks whether its own would fit into this one machine
         "api.port": 0,
         "logging.format": "json",
     }

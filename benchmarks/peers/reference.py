@@ -1,6 +1,8 @@
 """Transformers' own ways of running a model, in this process."""
 
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import torch
 import transformers
@@ -37,19 +39,34 @@ class Reference:
         return batch * steps / (timed(lambda: generate(1 + steps)) - first)
 
     def decode_continuous(self, batch: int, steps: int) -> float:
-        """The same by `generate_batch`, transformers' continuous batching."""
-        prompts = self._prompts[:batch]
-
-        def generate(tokens: int) -> object:
-            terms = {"eos_token_id": -1, "pad_token_id": 0, "num_blocks": 256, "max_batch_tokens": 512}
-            config = transformers.GenerationConfig(max_new_tokens=tokens, do_sample=False, **terms)
-            return self._model.generate_batch(prompts, generation_config=config, progress_bar=False)
-
-        with torch.inference_mode(mode=False), torch.no_grad():
-            first = timed(lambda: generate(1))
-            return batch * steps / (timed(lambda: generate(1 + steps)) - first)
+        """Continuous batching: from when every answer has begun to when all are whole."""
+        terms = {"eos_token_id": -1, "pad_token_id": 0, "num_blocks": 256, "max_batch_tokens": 512}
+        config = transformers.GenerationConfig(do_sample=False, **terms)
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            self._model.continuous_batching_context_manager(generation_config=config) as manager,
+        ):
+            for prompt in self._prompts[:batch]:
+                manager.add_request(prompt, max_new_tokens=1 + steps, streaming=True)
+            return _rate(manager, batch)
 
     def prefill(self, ids: list[int]) -> float:
         """One plain forward pass, keys and values kept as an answer needs them."""
         row = torch.tensor([ids])
         return len(ids) / timed(lambda: self._model(row, logits_to_keep=1, use_cache=True))
+
+
+def _rate(manager: Any, batch: int) -> float:
+    """Tokens a second of the answers under way, from when each has its first."""
+    counts: dict[str, int] = {}
+    before, start, ended = 0, 0.0, 0
+    while ended < batch:
+        told = manager.get_result(timeout=60)
+        if told is None or told.error:
+            raise RuntimeError("transformers' continuous batching gave no answer")
+        counts[told.request_id] = len(told.generated_tokens)
+        if not start and len(counts) == batch and all(counts.values()):
+            before, start = sum(counts.values()), perf_counter()
+        ended += told.is_finished()
+    return (sum(counts.values()) - before) / (perf_counter() - start)

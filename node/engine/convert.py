@@ -45,6 +45,7 @@ def main(source: Path, destination: Path, base: Path | None = None) -> int:
         else:
             convert_gguf(source, destination)
         check_tokenizer(destination)
+        compile_kernels()
     except UnsupportedModelError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_UNSUPPORTED
@@ -52,6 +53,13 @@ def main(source: Path, destination: Path, base: Path | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_DISK_FULL if error.errno == errno.ENOSPC else 1
     return 0
+
+
+def compile_kernels() -> None:
+    """Have the CPU's kernels compiled and kept, which takes seconds: better now than when the model first starts."""
+    from node.engine.cpu_kernels import compile_all
+
+    compile_all()
 
 
 def copy_folder(source: Path, destination: Path) -> None:

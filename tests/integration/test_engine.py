@@ -134,7 +134,7 @@ async def test_greedy_answers_are_those_of_transformers(model):
     from transformers import AutoModelForCausalLM
 
     prompt = ask("What is the capital of France? Explain in detail.", temperature=0.0, max_tokens=48)
-    async with running(model) as engine:
+    async with running(model, weights="fp32") as engine:
         prefilled, ids, _, _ = await answer(engine, prompt)
     reference = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
     inputs = torch.tensor([prefilled.prompt_ids])

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from node.engine.block_manager import BLOCK_TOKENS
 from node.engine.events import GenerationFinished, PromptPrefilled, Replay, TokensDecoded
 from node.engine.model_engine import ModelEngine
+from node.engine.model_runner import TransformersDecoder
 from node.engine.models import ModelStore
 from node.engine.pull import pull
 from node.engine.quantise import quantise_rows
@@ -36,7 +37,7 @@ PENALISED = {
 """Every other prompt asks for all of these, so that rows with and without them share each step."""
 
 
-@pytest.fixture(scope="module", params=["int8", "fp32"])
+@pytest.fixture(scope="module", params=["int8", pytest.param("fp32", marks=pytest.mark.soak)])
 def weights(request):
     return request.param
 
@@ -138,6 +139,22 @@ def test_a_replay_of_each_takes_the_very_same_tokens(engine, alone):
         assert list(replays[request].reference_ids) == ids
 
 
+def test_layers_as_transformers_runs_them_give_the_same_tokens(folder, engine, alone, weights):
+    """What other devices than CPUs run, here on the CPU: chunks, shared beginnings and single rows without a kernel."""
+    if weights == "int8":
+        pytest.skip("its layers are ours alone")
+    other = start(folder, weights=weights)
+    other._runner._decoder = TransformersDecoder(other._runner._decoder._model, torch.device("cpu"))
+    for request, text in enumerate(PROMPTS):
+        submit(other, request, text, b"first")
+    fresh, _ = drain(other)
+    for request, text in enumerate(PROMPTS):
+        submit(other, request, text, b"first")
+    again, cached = drain(other)
+    assert fresh == again == alone
+    assert all(hit >= BLOCK_TOKENS for hit in cached)
+
+
 def test_while_all_share_one_long_prefix(engine):
     shared = PAGE * 12
     for request, topic in enumerate(TOPICS):
@@ -195,12 +212,10 @@ def reference_model(folder, weights):
     """Transformers' own model; for int8 with the values that the integers and their scales stand for."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if weights == "int8":
-        model.lm_head.weight = torch.nn.Parameter(
-            model.lm_head.weight.clone()
-        )  # the embedding stays as it was
         for module in model.modules():
             if isinstance(module, torch.nn.Linear):
                 integers, scales = quantise_rows(module.weight.detach().numpy())
+                # A parameter of its own: the embedding, which may be the same one, stays as it was.
                 module.weight = torch.nn.Parameter(torch.from_numpy(integers * scales[:, None]))
     return model
 

@@ -85,13 +85,13 @@ async def answer(engine, prompt, on_token=lambda: None):
 async def test_an_adapter_says_what_peft_says_and_its_base_what_it_always_said(
     store, folders, adapter_folder, real_adapter
 ):
-    async with running(folders) as engine:
+    async with running(folders, weights="fp32") as engine:
         assert {card.alias for card in engine.cards} == {BASE, ADAPTER}
         assert len({card.numerics_class for card in engine.cards}) == 1
         prefilled, adapted = await answer(engine, ask(ADAPTER))
         _, plain = await answer(engine, ask(BASE))
         again, _ = await answer(engine, ask(ADAPTER))
-    async with running(folders[:1]) as engine:
+    async with running(folders[:1], weights="fp32") as engine:
         _, alone = await answer(engine, ask(BASE))
     expected = real_adapter.greedy_with_adapter(folders[0], adapter_folder, prefilled.prompt_ids, 24)
     assert expected == (adapted, adapted)
