@@ -135,6 +135,8 @@ class CpuDecoder:
         kernels.compile_all()
         self._model = model
         self._weights: Weights = weights
+        # In int8 as many rows, with eight answers, as `cpu_kernels` take: with more, all weights are written out.
+        self.mixed_prefill_tokens = 24 if weights == "int8" else 64
         self._layers = [self._read_layer(layer) for layer in model.model.layers]
         self._norm = read_norm(model.model.norm)
         self._head = join_linears([model.lm_head], weights)

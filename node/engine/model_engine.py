@@ -72,7 +72,8 @@ class ModelEngine:
         self._runner.reserve(blocks)
         self.public_blocks = PublicBlocks(manifest.model_id)
         self._blocks = BlockManager(blocks, settings.cache_key, self.public_blocks.note)
-        limits = BatchLimits(sequences=settings.max_batch)
+        mixed = self._runner.mixed_prefill_tokens
+        limits = BatchLimits(sequences=settings.max_batch, mixed_prefill_tokens=mixed)
         self._scheduler = Scheduler(limits, self._blocks)
         self.admission = Admission(self._scheduler, self._blocks, limits, settings.max_wait_s)
         longest = self._runner.config.max_position_embeddings

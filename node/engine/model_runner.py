@@ -40,9 +40,10 @@ class ModelConfig(Protocol):
 
 
 class Decoder(Protocol):
-    """What runs a model's layers."""
+    """What runs a model's layers. mixed_prefill_tokens: of prompts in one step, without holding up answers for long."""
 
     has_kernel: bool
+    mixed_prefill_tokens: int
 
     def hidden(self, ids: Sequence[int], positions: Sequence[int], plan: AttentionPlan) -> torch.Tensor:
         """The last hidden states, [rows, hidden_size]."""
@@ -55,6 +56,7 @@ class TransformersDecoder:
     """The layers as transformers runs them, on any device."""
 
     has_kernel = False
+    mixed_prefill_tokens = 64
 
     def __init__(self, model: Any, device: torch.device) -> None:  # noqa: ANN401 - models have no common type
         self._model = model
@@ -104,6 +106,11 @@ class ModelRunner:
     def cache_bytes_per_token(self) -> int:
         """Memory that one position of one sequence takes."""
         return cache_bytes_per_token(self.config, self.dtype)
+
+    @property
+    def mixed_prefill_tokens(self) -> int:
+        """See `Decoder`."""
+        return self._decoder.mixed_prefill_tokens
 
     def reserve(self, blocks: int) -> None:
         """Take memory for so many blocks of the pool."""
