@@ -39,7 +39,7 @@ PURPOSE = {
     "engine.kind": "what answers: `worker`, this node's own; `openai`, a server that you run already",
     "engine.models": "models to serve, by alias or model id; they must be stored, or served by the upstream engine",
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
-    "engine.weights": "how a CPU keeps the weights of a model's matrices: `int8` is up to three times as fast as "
+    "engine.weights": "how a CPU keeps the weights of a model's matrices: `int8` is half again to twice as fast as "
     "`fp32`; `auto` is int8. Each is a numerics class of its own. GPUs compute in bf16",
     "engine.threads": "CPU threads of the engine; 0: all cores",
     "engine.max_batch": "answers that each model generates at once; prompts that an upstream engine is given at once",

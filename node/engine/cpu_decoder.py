@@ -1,7 +1,7 @@
 """The decoder layers of Llama and Gemma on a CPU, over the weights of transformers' modules.
 
 Transformers' own layers make some fifty calls of PyTorch each, which takes longer than what they compute where the rows
-are few. Here a layer is nine calls of `cpu_kernels` and four of PyTorch. With many rows the matrix products are
+are few. Here a layer is eight or nine calls of `cpu_kernels` and four of PyTorch. With many rows the matrix products are
 PyTorch's.
 """
 

@@ -72,6 +72,7 @@ def _both(function: _Kernel) -> tuple[_Kernel, _Kernel]:
     return _compiled(parallel=False)(function), _compiled(parallel=True)(function)
 
 
+# Written out row by row: sums in an array would live in memory, and be read and written at every product.
 @_compiled(parallel=False)
 def _multiply_eight(
     x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
