@@ -1,8 +1,8 @@
 """The decoder layers of Llama and Gemma on a CPU, over the weights of transformers' modules.
 
 Transformers' own layers make some fifty calls of PyTorch each, which takes longer than what they compute where the rows
-are few. Here a layer is eight or nine calls of `cpu_kernels` and four of PyTorch. With many rows the matrix products are
-PyTorch's.
+are few. Here a layer is eight or nine calls of `cpu_kernels` and four of PyTorch. With many rows the matrix products
+are PyTorch's.
 """
 
 from collections.abc import Sequence
