@@ -8,72 +8,31 @@ Arrays are C-contiguous; `rows` are tokens. Sums are taken in an order that the 
 vectors: results agree with PyTorch's within fp32 rounding.
 """
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
+import math
+from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import binding
-from numba import njit, prange
-from platformdirs import user_cache_path
+from numba import prange
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Integers = np.ndarray[Any, np.dtype[np.int64]]
+from node.engine.compiled import AHEAD, FEW_ROWS, Floats, Integers, both, compiled, prefetch
+
+_FEW_ROWS_OF_GATES = 2  # exponentials take longer than what the other loops do with a row
+
 Weights = np.ndarray[Any, np.dtype[np.int8]] | Floats
-_Kernel = TypeVar("_Kernel", bound=Callable[..., object])
 
-FEW_ROWS = 32
-"""With more, what is done row by row is worth the other threads."""
+Gate = tuple[np.float32, np.float32]
+"""An activation z * sigmoid(slope * z * (1 + cubic * z * z)): slope and cubic."""
+SILU: Gate = (np.float32(1), np.float32(0))
+GELU: Gate = (np.float32(2 * math.sqrt(2 / math.pi)), np.float32(0.044715))
+"""GELU by its approximation with tanh."""
 
-_CACHE_FOLDER = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache_path("clovenet"))
-# No "nnan" or "ninf": a model that overflows shall show it.
-_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 _LOG2_E = np.float32(1.4426950408889634)
 _LN_2 = np.float32(0.6931471805599453)
 _LOWEST_EXPONENT = np.float32(-87.0)
 
 
-def _prepare(settings: Any) -> bool:  # noqa: ANN401 - numba's own settings have no type
-    """Tell numba about vectors, threads and files. Returns whether compiled code can be kept for the next start."""
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        # LLVM takes half vectors by default, for processors that clock down; whole ones make products twice as fast.
-        settings.CPU_NAME = binding.get_host_cpu_name()
-        settings.CPU_FEATURES = features.flatten() + ",-prefer-256-bit"
-    # OpenMP's threads are PyTorch's own: a second pool would wait for the cores while the first one spins.
-    settings.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-    try:
-        _CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    settings.CACHE_DIR = str(_CACHE_FOLDER)
-    return os.access(_CACHE_FOLDER, os.W_OK)
-
-
-_CAN_CACHE = _prepare(numba.config)
-
-
-def use_threads(count: int) -> None:
-    """Run what is parallel on so many threads, as far as the process may use them."""
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-
-
-def _compiled(*, parallel: bool) -> Callable[[_Kernel], _Kernel]:
-    return cast(
-        "Callable[[_Kernel], _Kernel]",
-        njit(parallel=parallel, fastmath=_FASTMATH, cache=_CAN_CACHE, nogil=True),
-    )
-
-
-def _both(function: _Kernel) -> tuple[_Kernel, _Kernel]:
-    """Compiled for a few rows, on this thread alone, and for many, on all: starting the others takes microseconds."""
-    return _compiled(parallel=False)(function), _compiled(parallel=True)(function)
-
-
 # Written out row by row: sums in an array would live in memory, and be read and written at every product.
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _multiply_eight(
     x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
 ) -> None:
@@ -117,7 +76,7 @@ def _multiply_eight(
     out[row + 7, at], out[row + 7, at + 1] = s7 * scales[n], t7 * scales[n + 1]
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _multiply_four(
     x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
 ) -> None:
@@ -145,7 +104,7 @@ def _multiply_four(
     out[row + 3, at], out[row + 3, at + 1] = s3 * scales[n], t3 * scales[n + 1]
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _multiply_one(
     x: Floats, row: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
 ) -> None:
@@ -156,34 +115,80 @@ def _multiply_one(
     out[row, at] = s0 * scales[n]
 
 
-@_compiled(parallel=True)
+@compiled(parallel=False)
+def _multiply_two(
+    x: Floats, row: int, end: int, weights: Weights, scales: Floats, n: int, out: Floats, at: int
+) -> None:
+    """The rows of x up to end, at most eight, by two of the weights."""
+    if row + 8 == end:
+        _multiply_eight(x, row, weights, scales, n, out, at)
+        return
+    if row + 4 <= end:
+        _multiply_four(x, row, weights, scales, n, out, at)
+        row += 4
+    for single in range(row, end):
+        _multiply_one(x, single, weights, scales, n, out, at)
+        _multiply_one(x, single, weights, scales, n + 1, out, at + 1)
+
+
+@compiled(parallel=True)
 def multiply(x: Floats, weights: Weights, scales: Floats, out: Floats, column: int) -> None:
     """Write x @ (weights * scales[:, None]).T to out[:, column:].
 
     x: [rows, k]; weights: [n, k], int8 or fp32; scales: [n]; out: [rows, at least column + n].
     """
-    rows, count = len(x), len(weights)
-    for pair in prange((count + 1) // 2):
-        n = 2 * pair
-        row = 0
-        if n + 1 < count:
-            while row + 8 <= rows:
-                _multiply_eight(x, row, weights, scales, n, out, column + n)
-                row += 8
-            if row + 4 <= rows:
-                _multiply_four(x, row, weights, scales, n, out, column + n)
-                row += 4
-        for each in range(n, min(n + 2, count)):
-            for left in range(row, rows):
-                _multiply_one(x, left, weights, scales, each, out, column + each)
+    rows, (count, width) = len(x), weights.shape
+    flat = weights.reshape(-1)
+    line, distance = 64 // weights.itemsize, AHEAD // weights.itemsize
+    # Eight rows of x and eight of the weights fit the core's first cache: each is used eight times while it is there.
+    for tile in prange((count + 7) // 8):
+        last = min(8 * tile + 8, count)
+        for row in range(0, rows, 8):
+            end = min(row + 8, rows)
+            for n in range(8 * tile, last, 2):
+                if row == 0:
+                    for at in range(n * width, (n + 2) * width, line):
+                        prefetch(flat, at + distance)
+                if n + 2 <= last:
+                    _multiply_two(x, row, end, weights, scales, n, out, column + n)
+                else:
+                    for single in range(row, end):
+                        _multiply_one(x, single, weights, scales, n, out, column + n)
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def dequantise(weights: Weights, scales: Floats, out: Floats) -> None:
     """Write weights * scales[:, None] to out, [n, k]."""
     for n in prange(weights.shape[0]):
         for i in range(weights.shape[1]):
             out[n, i] = np.float32(weights[n, i]) * scales[n]
+
+
+@compiled(parallel=False)
+def exponentials(scores: Floats, count: int, highest: np.float32) -> np.float32:
+    """scores[:count] = exp(scores - highest), all at most 1; returns their sum.
+
+    2 to the whole part is put together from bits, the rest is a polynomial of relative error 2e-8: vectors have no
+    exponential of their own.
+    """
+    bits = scores.view(np.int32)
+    for i in range(count):
+        x = max(scores[i] - highest, _LOWEST_EXPONENT)
+        whole = np.floor(x * _LOG2_E + np.float32(0.5))
+        r = x - whole * _LN_2
+        p = np.float32(1 / 5040)
+        p = p * r + np.float32(1 / 720)
+        p = p * r + np.float32(1 / 120)
+        p = p * r + np.float32(1 / 24)
+        p = p * r + np.float32(1 / 6)
+        p = p * r + np.float32(0.5)
+        p = p * r + np.float32(1)
+        scores[i] = p * r + np.float32(1)
+        bits[i] += np.int32(whole) << 23
+    total = np.float32(0)
+    for i in range(count):
+        total += scores[i]
+    return total
 
 
 def _normalise(x: Floats, weight: Floats, epsilon: float, out: Floats) -> None:
@@ -221,11 +226,15 @@ def _rotate_and_store(
     kv_heads, half = keys.shape[0], dim // 2
     turned = columns - kv_heads
     for row in prange(rows):
+        # Halves of their own: where both are one array the compiler can't tell that writing one leaves the other.
+        cosine_a, cosine_b = cosine[row, :half], cosine[row, half:]
+        sine_a, sine_b = sine[row, :half], sine[row, half:]
         for head in range(turned):
+            a, b = qkv[row, head, :half], qkv[row, head, half:]
             for i in range(half):
-                a, b = qkv[row, head, i], qkv[row, head, half + i]
-                qkv[row, head, i] = a * cosine[row, i] - b * sine[row, i]
-                qkv[row, head, half + i] = b * cosine[row, half + i] + a * sine[row, half + i]
+                u, v = a[i], b[i]
+                a[i] = u * cosine_a[i] - v * sine_a[i]
+                b[i] = v * cosine_b[i] + u * sine_b[i]
         slot = slots[row]
         for head in range(kv_heads):
             for i in range(dim):
@@ -233,9 +242,24 @@ def _rotate_and_store(
                 values[head, slot, i] = qkv[row, turned + head, i]
 
 
-_NORMALISE = _both(_normalise)
-_NORMALISE_HEADS = _both(_normalise_heads)
-_ROTATE_AND_STORE = _both(_rotate_and_store)
+def _gate(gate_up: Floats, slope: np.float32, cubic: np.float32, out: Floats) -> None:
+    rows, width = out.shape
+    both = gate_up.reshape(rows, 2, width)
+    for row in prange(rows):
+        gate, up, result = both[row, 0], both[row, 1], out[row]
+        # sigmoid(z) = 1 / (1 + e) or, left of zero, e / (1 + e), with e = exp(-|z|) that can't overflow.
+        for i in range(width):
+            result[i] = -abs(slope * gate[i] * (np.float32(1) + cubic * gate[i] * gate[i]))
+        exponentials(result, width, np.float32(0))
+        for i in range(width):
+            e = result[i]
+            result[i] = gate[i] * up[i] * (np.float32(1) if gate[i] >= 0 else e) / (np.float32(1) + e)
+
+
+_NORMALISE = both(_normalise)
+_NORMALISE_HEADS = both(_normalise_heads)
+_ROTATE_AND_STORE = both(_rotate_and_store)
+_GATE = both(_gate)
 
 
 def normalise(x: Floats, weight: Floats, epsilon: float, out: Floats) -> None:
@@ -259,128 +283,13 @@ def rotate_and_store(
     _ROTATE_AND_STORE[len(qkv) > FEW_ROWS](qkv, *turn, slots, keys, values)
 
 
-@_compiled(parallel=False)
-def _exponentials(scores: Floats, count: int, highest: np.float32) -> np.float32:
-    """scores[:count] = exp(scores - highest), all at most 1; returns their sum.
-
-    2 to the whole part is put together from bits, the rest is a polynomial of relative error 2e-8: vectors have no
-    exponential of their own.
-    """
-    bits = scores.view(np.int32)
-    for i in range(count):
-        x = max(scores[i] - highest, _LOWEST_EXPONENT)
-        whole = np.floor(x * _LOG2_E + np.float32(0.5))
-        r = x - whole * _LN_2
-        p = np.float32(1 / 5040)
-        p = p * r + np.float32(1 / 720)
-        p = p * r + np.float32(1 / 120)
-        p = p * r + np.float32(1 / 24)
-        p = p * r + np.float32(1 / 6)
-        p = p * r + np.float32(0.5)
-        p = p * r + np.float32(1)
-        scores[i] = p * r + np.float32(1)
-        bits[i] += np.int32(whole) << 23
-    total = np.float32(0)
-    for i in range(count):
-        total += scores[i]
-    return total
+def gate(gate_up: Floats, kind: Gate, out: Floats) -> None:
+    """Write activation(gate) * up to out, [rows, width]. gate_up: [rows, 2 * width], the gate first."""
+    _GATE[len(out) > _FEW_ROWS_OF_GATES](gate_up, *kind, out)
 
 
-@_compiled(parallel=False)
-def _score(query: Floats, keys: Floats, scaling: float, runs: Integers, scores: Floats) -> np.float32:
-    """The scores of the runs' slots, one after another; returns the highest. Four keys at once share the query."""
-    at = 0
-    highest = np.float32(-np.inf)
-    for run in range(len(runs)):
-        slot, end = runs[run]
-        while slot < end:
-            if slot + 4 <= end:
-                k0, k1, k2, k3 = keys[slot], keys[slot + 1], keys[slot + 2], keys[slot + 3]
-                s0 = s1 = s2 = s3 = np.float32(0)
-                for i in range(len(query)):
-                    s0 += query[i] * k0[i]
-                    s1 += query[i] * k1[i]
-                    s2 += query[i] * k2[i]
-                    s3 += query[i] * k3[i]
-                scores[at], scores[at + 1], scores[at + 2], scores[at + 3] = s0, s1, s2, s3
-                slot += 4
-                at += 4
-            else:
-                s0 = np.float32(0)
-                for i in range(len(query)):
-                    s0 += query[i] * keys[slot, i]
-                scores[at] = s0
-                slot += 1
-                at += 1
-    for i in range(at):
-        scores[i] *= np.float32(scaling)
-        highest = max(highest, scores[i])
-    return highest
-
-
-@_compiled(parallel=False)
-def _mix(weights: Floats, factor: np.float32, values: Floats, runs: Integers, result: Floats) -> None:
-    """Write the sum of the runs' values to result, each times its weight and the factor. Four at once share the sum."""
-    result[:] = np.float32(0)
-    at = 0
-    for run in range(len(runs)):
-        slot, end = runs[run]
-        while slot < end:
-            if slot + 4 <= end:
-                w0, w1, w2, w3 = weights[at], weights[at + 1], weights[at + 2], weights[at + 3]
-                v0, v1, v2, v3 = values[slot], values[slot + 1], values[slot + 2], values[slot + 3]
-                for i in range(len(result)):
-                    result[i] += (w0 * v0[i] + w1 * v1[i]) + (w2 * v2[i] + w3 * v3[i])
-                slot += 4
-                at += 4
-            else:
-                for i in range(len(result)):
-                    result[i] += weights[at] * values[slot, i]
-                slot += 1
-                at += 1
-    for i in range(len(result)):
-        result[i] *= factor
-
-
-@_compiled(parallel=True)
-def attend(
-    qkv: Floats,
-    keys: Floats,
-    values: Floats,
-    scaling: float,
-    rows: Integers,
-    first_run: Integers,
-    runs: Integers,
-    out: Floats,
-) -> None:
-    """Softmax attention of single rows, each over its own runs of the pool.
-
-    qkv: [step's rows, heads + 2 * kv heads, dim], turned; keys, values: [kv heads, slots, dim]; rows: which of the
-    step's rows attend; first_run: [rows + 1], where each one's runs begin in runs [count, 2] of first and end slots;
-    out: [step's rows, heads * dim].
-    """
-    kv_heads, _, dim = keys.shape
-    group = (qkv.shape[1] - 2 * kv_heads) // kv_heads
-    count = rows.shape[0]
-    # Head by head: rows that begin with the same blocks find them in the core's own cache.
-    for task in prange(kv_heads * count):
-        head, each = task // count, task % count
-        row = rows[each]
-        length = 0
-        for run in range(first_run[each], first_run[each + 1]):
-            length += runs[run, 1] - runs[run, 0]
-        scores = np.empty(length, np.float32)
-        for member in range(group):
-            query = qkv[row, head * group + member]
-            highest = _score(query, keys[head], scaling, runs[first_run[each] : first_run[each + 1]], scores)
-            factor = np.float32(1) / _exponentials(scores, length, highest)
-            start = (head * group + member) * dim
-            result = out[row, start : start + dim]
-            _mix(scores, factor, values[head], runs[first_run[each] : first_run[each + 1]], result)
-
-
-def compile_all() -> None:
-    """Compile what no earlier start has left compiled, some seconds of work, so that no request waits for it."""
+def compile_kernels() -> None:
+    """Compile what no earlier start has left compiled."""
     ones = np.ones((FEW_ROWS + 1, 3, 2), np.float32)
     pool, square, line = np.ones((1, 1, 2), np.float32), np.ones((2, 2), np.float32), np.ones(2, np.float32)
     none = np.zeros(FEW_ROWS + 1, np.int64)
@@ -392,7 +301,5 @@ def compile_all() -> None:
         turn = qkv[:, 0].copy()
         normalise(turn, line, 1e-6, turn)
         normalise_heads(qkv, square, 1e-6)
+        gate(turn, SILU, np.empty((rows, 1), np.float32))
         rotate_and_store(qkv, (turn, turn), none[:rows], pool, pool)
-    attend(
-        ones, pool, pool, 1.0, none[:1], np.array([0, 1]), np.array([[0, 1]]), np.empty((1, 2), np.float32)
-    )

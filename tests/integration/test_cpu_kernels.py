@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from transformers.activations import ACT2FN
 
-from node.engine import cpu_decoder
 from node.engine import cpu_kernels as kernels
+from node.engine.cpu_attention import attend_single
 from node.engine.cpu_decoder import join_linears
 
 pytestmark = pytest.mark.integration
@@ -18,33 +19,59 @@ def noise(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def multiply(linears, weights, x, scratch=1 << 12):
+    matrix = join_linears(linears, weights, torch.empty(scratch))
+    out = torch.empty(len(x), matrix.columns)
+    matrix.multiply(x.numpy(), out.numpy())
+    return out
+
+
 @pytest.mark.parametrize("rows", FEW_AND_MANY)
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_joined_matrices_multiply_as_each_would(rows, weights, has_bias):
     linears = [torch.nn.Linear(70, width, bias=has_bias) for width in (5, 33)]
     with torch.inference_mode():
-        found = join_linears(linears, weights).multiply(noise(rows, 70))
+        found = multiply(linears, weights, noise(rows, 70))
         expected = torch.cat([linear(noise(rows, 70)) for linear in linears], dim=1)
     # int8: half a step of 1/127 of the greatest weight, over 70 inputs
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 if weights == "fp32" else 0.02)
 
 
-def test_weights_are_written_out_part_by_part(monkeypatch):
-    monkeypatch.setattr(cpu_decoder, "_WRITTEN_OUT_AT_ONCE", 100)
+def test_weights_are_written_out_part_by_part():
+    linears = [torch.nn.Linear(70, 33, bias=False)]
     with torch.inference_mode():
-        matrix = join_linears([torch.nn.Linear(70, 33, bias=False)], "int8")
-        torch.testing.assert_close(matrix.multiply(noise(40, 70))[:8], matrix.multiply(noise(40, 70)[:8]))
+        at_once, in_parts = (multiply(linears, "int8", noise(40, 70), scratch) for scratch in (1 << 12, 150))
+        torch.testing.assert_close(at_once, in_parts)
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 def test_a_row_gets_the_same_product_in_any_company_but_for_rounding(weights):
+    linears, x = [torch.nn.Linear(96, 40, bias=False)], noise(40, 96)
     with torch.inference_mode():
-        matrix = join_linears([torch.nn.Linear(96, 40, bias=False)], weights)
-        x = noise(40, 96)
-        together = matrix.multiply(x)
+        together = multiply(linears, weights, x)
         for count in FEW_AND_MANY:
-            torch.testing.assert_close(matrix.multiply(x[:count]), together[:count], rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                multiply(linears, weights, x[:count]), together[:count], rtol=0, atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 40])
+@pytest.mark.parametrize(
+    ("kind", "activation"), [(kernels.SILU, "silu"), (kernels.GELU, "gelu_pytorch_tanh")]
+)
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_gates_are_those_of_transformers_activations(rows, kind, activation, size):
+    gate_up, out = noise(rows, 2 * 37) * size, torch.empty(rows, 37)
+    kernels.gate(gate_up.numpy(), kind, out.numpy())
+    gate, up = gate_up.double().chunk(2, dim=1)  # in fp32 what it takes from 1 is lost, left of zero
+    torch.testing.assert_close(out.double(), ACT2FN[activation](gate) * up, rtol=2e-6, atol=1e-6)
+
+
+def test_a_gate_that_is_no_number_shows():
+    gate_up, out = np.full((1, 4), np.nan, np.float32), np.zeros((1, 2), np.float32)
+    kernels.gate(gate_up, kernels.SILU, out)
+    assert np.isnan(out).all()
 
 
 @pytest.mark.parametrize("rows", [1, 40])
@@ -87,7 +114,7 @@ def test_attention_weights_are_those_of_softmax_however_far_apart_scores_are(siz
     qkv = noise(1, 3, dim, seed=2) * size
     out = torch.empty(1, dim)
     rows, first, runs = np.array([0]), np.array([0, 2]), np.array([[0, 20], [20, count]])
-    kernels.attend(qkv.numpy(), keys.numpy(), values.numpy(), 0.125, rows, first, runs, out.numpy())
+    attend_single(qkv.numpy(), keys.numpy(), values.numpy(), 0.125, rows, first, runs, out.numpy())
     expected = (keys[0] @ qkv[0, 0] * 0.125).softmax(dim=0)
     torch.testing.assert_close(out[0, :count], expected, rtol=1e-4, atol=1e-6)
     assert out[0].sum() == pytest.approx(1.0, abs=1e-5)
