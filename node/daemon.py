@@ -13,7 +13,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -24,9 +23,6 @@ from node.api.guard import Access
 from node.api.server import serve_api
 from node.clock import SystemClock
 from node.config import Config
-from node.engine.errors import EngineError, ModelError, UnknownModelError
-from node.engine.settings import EngineSettings
-from node.engine.supervisor import Engine
 from node.errors import ConfigError, NodeError, StoreError
 from node.guard_record import decode_sample, encode_sample
 from node.home import DaemonInfo, Home
@@ -35,15 +31,13 @@ from node.keys import KeyRing
 from node.logs import get_logger
 from node.loop_delay import watch_loop
 from node.metrics import Metrics
+from node.model_role import ModelRole
 from node.observer import Observer
 from node.service import Identity, NodeService
-from node.serving.answer_writer import AnswerWriter
-from node.serving.model_service import ModelService
 from node.store import Store, StoredDescriptor, open_store
 from node.version import version
 from overlay.client.circuit_pool import CircuitPool, PathPolicy
 from overlay.client.client import Client, ClientTerms
-from overlay.protocol.intake import Intake
 from overlay.protocol.link import LINK_VERSION, LinkTiming
 from overlay.protocol.membership import TEST_TIMING, MembershipMachine, MembershipTiming
 from overlay.protocol.relay import RelayMachine
@@ -62,11 +56,8 @@ from overlay.transport.addresses import dialable, parse_entry_point
 from overlay.transport.lean_libp2p import import_libp2p
 from overlay.transport.links import Links
 from overlay.transport.switch import Switch
-from overlay.wire.descriptor import ModelOffer, Role
+from overlay.wire.descriptor import Role
 from overlay.wire.messages import Hello
-
-if TYPE_CHECKING:
-    from node.engine.upstream import UpstreamEngine
 
 HOUSEKEEPING_S = 5.0
 DRAIN_LOOK_S = 0.1
@@ -143,16 +134,9 @@ class Daemon:
         self._relay = self._make_relay() if config.roles.relay else None
         self._switch = self._make_switch()
         self._client = self._make_client() if config.roles.client else None
-        self._upstream = self._make_upstream() if self._has_upstream else None
-        self._worker = self._make_worker() if config.roles.model and not self._has_upstream else None
-        self._engine = self._upstream or self._worker
-        self._models: ModelService | None = None
+        self._models = self._make_models() if config.roles.model else None
         self._addresses: tuple[str, ...] = ()
         self._service = self._make_service()
-
-    @property
-    def _has_upstream(self) -> bool:
-        return self._config.roles.model and self._config.engine.kind == "openai"
 
     # --- making the parts -------------------------------------------------------------------------------
 
@@ -197,38 +181,10 @@ class Daemon:
         terms = ClientTerms(self._network, RequestTerms(k=privacy.k), AnswerTiming())
         return Client(self._switch, pool, terms, entropy=os.urandom, unix_time=self._clock.unix_time)
 
-    def _make_worker(self) -> Engine:
-        # The store reads model files' headers; only nodes with the model role pay for its imports.
-        from node.engine.models import ModelStore
-
-        engine = self._config.engine
-        store = ModelStore(self._home.models_dir)
-        folders = []
-        for name in engine.models:
-            try:
-                folders.append(store.find(name).folder)
-            except UnknownModelError as error:
-                raise NodeError(str(error), f"bring it here: clove models pull {name}") from None
-            except ModelError as error:
-                raise NodeError(str(error)) from None
-        settings = EngineSettings(
-            device=engine.device,
-            weights=engine.weights,
-            threads=engine.threads,
-            max_batch=engine.max_batch,
-            max_queue=engine.max_queue,
-            max_wait_s=engine.max_wait_s,
-            cache_bytes=engine.cache_mb << 20,
-            slack_bytes=engine.memory_slack_mb << 20,
+    def _make_models(self) -> ModelRole:
+        return ModelRole(
+            self._config.engine, self._home, self._switch, self._key, self._network, self._metrics
         )
-        return Engine(folders, settings)
-
-    def _make_upstream(self) -> "UpstreamEngine":
-        # Nodes with a worker of their own don't pay for the HTTP client.
-        from node.engine.upstream import UpstreamEngine
-        from node.upstream_settings import upstream_settings
-
-        return UpstreamEngine(upstream_settings(self._config.engine))
 
     def _make_service(self) -> NodeService:
         config = self._config
@@ -304,8 +260,8 @@ class Daemon:
             if self._client is not None:
                 await nursery.start(self._client.pool.serve)
                 nursery.start_soon(self._keep_warm, self._client)
-            if self._engine is not None:
-                await nursery.start(self._serve_models, self._engine, announcer)
+            if self._models is not None:
+                await nursery.start(self._models.serve, self._service, announcer)
             await nursery.start(announcer.serve)
             await nursery.start(neighbourhood.serve)
             api_url = await nursery.start(self._serve_api)
@@ -345,13 +301,7 @@ class Daemon:
             operator=self._config.network.operator,
             difficulty=0,
             addresses=lambda: self._addresses,
-            models=self._offers,
-        )
-
-    def _offers(self) -> tuple[ModelOffer, ...]:
-        cards = self._engine.cards if self._engine is not None else ()
-        return tuple(
-            ModelOffer(card.model_id, card.alias, card.numerics_class, card.context_tokens) for card in cards
+            models=self._models.offers if self._models is not None else tuple,
         )
 
     def _publish(self, api_url: str) -> None:
@@ -372,7 +322,7 @@ class Daemon:
         if self._relay is not None:
             self._relay.set_keys([(held.epoch, held.onion) for held in keys])
         if self._models is not None:
-            self._models.set_keys({held.epoch: held.sealing for held in keys})
+            self._models.keys_changed(self._ring)
 
     def _directory_changed(self, directory: Directory) -> None:
         if self._client is not None:
@@ -427,61 +377,6 @@ class Daemon:
             client.warm()
             await self._directory_grew.wait()
 
-    async def _serve_models(
-        self, engine: "Engine | UpstreamEngine", announcer: Announcer, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        """Take prompts at once, announce the models when they are loaded. A model that can't be is said."""
-        unix_time = self._clock.unix_time
-        writer = AnswerWriter(
-            engine,
-            self._key,
-            entropy=os.urandom,
-            unix_time=unix_time,
-            count_tokens=self._metrics.generated_tokens.inc,
-        )
-        intake = Intake(self._key.node_id, self._network)
-        self._models = ModelService(self._switch, intake, writer, unix_time=unix_time, metrics=self._metrics)
-        names = ", ".join(self._config.engine.models)
-        self._service.starting["engine"] = f"loading {names}"
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._models.serve)
-            task_status.started()
-            try:
-                await nursery.start(engine.serve)
-            except EngineError as error:
-                # The cause is a sentence for the operator; a traceback would bury it.
-                log.error("the engine can't be started; this node serves no model", cause=str(error))  # noqa: TRY400
-                self._service.starting["engine"] = f"no model can be served: {error}"
-                return
-            self._service.writer = writer
-            self._service.own_models = self._offers
-            if self._worker is not None:
-                worker = self._worker
-                self._service.own_loads = lambda: worker.gate.loads
-            del self._service.starting["engine"]
-            if self._upstream is not None:
-                nursery.start_soon(self._follow_upstream, self._upstream, announcer)
-                return
-            log.info("models loaded", models=[card.alias for card in engine.cards])
-            announcer.announce_soon()
-
-    async def _follow_upstream(self, engine: "UpstreamEngine", announcer: Announcer) -> None:
-        """Offer for ever what the server serves, and say what it does not."""
-        while True:
-            changed = engine.changed
-            if engine.trouble is None:
-                self._service.starting.pop("engine", None)
-                log.info("the upstream engine serves", models=[card.alias for card in engine.cards])
-            else:
-                self._service.starting["engine"] = f"upstream engine: {engine.trouble}"
-                log.warning(
-                    "the upstream engine does not serve all models",
-                    served=[card.alias for card in engine.cards],
-                    reason=engine.trouble,
-                )
-            announcer.announce_soon()
-            await changed.wait()
-
     async def _serve_api(self, *, task_status: trio.TaskStatus[str]) -> None:
         api = self._config.api
         access = Access.for_host(
@@ -494,7 +389,8 @@ class Daemon:
         await serve_api(app, api, self._stop.wait, drain_s=drain_s, task_status=task_status)
 
     async def _keep_house(self) -> None:
-        observer = Observer(self._metrics, self._switch, self._relay, self._client, self._worker)
+        worker = self._models.worker if self._models is not None else None
+        observer = Observer(self._metrics, self._switch, self._relay, self._client, worker)
         while True:
             observer.observe()
             self._save()
@@ -509,12 +405,12 @@ class Daemon:
                 return
 
     def _is_answering(self) -> bool:
-        return bool(self._service.under_way or (self._models is not None and self._models.running))
+        return bool(self._service.under_way or (self._models is not None and self._models.models.running))
 
     async def _drain(self) -> None:
         self._service.is_draining = True
         if self._models is not None:
-            self._models.is_draining = True
+            self._models.models.is_draining = True
         with trio.move_on_after(self._config.limits.drain_s):
             while self._is_answering():  # noqa: ASYNC110 - two parts count, and a tenth of a second is soon enough
                 await trio.sleep(DRAIN_LOOK_S)

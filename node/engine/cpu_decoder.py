@@ -191,8 +191,8 @@ class CpuDecoder:
         self._model = model
         self._weights: Literal["fp32", "int8"] = weights
         self._scratch = torch.empty(_SCRATCH if weights == "int8" else 0)
-        # In int8 as many rows, with eight answers, as `cpu_kernels` take: with more, all weights are written out.
-        self.mixed_prefill_tokens = 24 if weights == "int8" else 64
+        # What holds running answers up least, for a long prompt that still gets on: int8 steps are short.
+        self.mixed_prefill_tokens = 16 if weights == "int8" else 64
         self._layers = [self._read_layer(layer) for layer in model.model.layers]
         self._norm = read_norm(model.model.norm)
         self._head = join_linears([model.lm_head], weights, self._scratch)

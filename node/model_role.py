@@ -1,0 +1,156 @@
+"""What a daemon with the model role runs: an engine, and the service that takes prompts for it."""
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from crypto.identity import IdentityKey
+from node.clock import SystemClock
+from node.config import EngineConfig
+from node.engine.errors import EngineError, ModelError, UnknownModelError
+from node.engine.settings import EngineSettings
+from node.engine.supervisor import Engine
+from node.errors import NodeError
+from node.home import Home
+from node.joining import Announcer
+from node.keys import KeyRing
+from node.logs import get_logger
+from node.metrics import Metrics
+from node.service import NodeService
+from node.serving.answer_writer import AnswerWriter
+from node.serving.model_service import ModelService
+from overlay.protocol.intake import Intake
+from overlay.transport.switch import Switch
+from overlay.wire.descriptor import ModelOffer
+
+if TYPE_CHECKING:
+    from node.engine.upstream import UpstreamEngine
+
+log = get_logger("models")
+
+
+class ModelRole:
+    """The engine that the configuration asks for, and how prompts reach it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        home: Home,
+        switch: Switch,
+        key: IdentityKey,
+        network: bytes,
+        metrics: Metrics,
+    ) -> None:
+        """Make the parts; nothing runs yet.
+
+        Raises:
+            NodeError: a model that the node should serve is not there.
+        """
+        self._names = ", ".join(config.models)
+        self._upstream: UpstreamEngine | None = None
+        self.worker: Engine | None = None
+        self._engine: UpstreamEngine | Engine
+        if config.kind == "openai":
+            self._engine = self._upstream = _make_upstream(config)
+        else:
+            self._engine = self.worker = _make_worker(config, home)
+        unix_time = SystemClock().unix_time
+        self._writer = AnswerWriter(
+            self._engine,
+            key,
+            entropy=os.urandom,
+            unix_time=unix_time,
+            count_tokens=metrics.generated_tokens.inc,
+        )
+        intake = Intake(key.node_id, network)
+        self.models = ModelService(switch, intake, self._writer, unix_time=unix_time, metrics=metrics)
+
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """What the engine serves at this moment."""
+        return tuple(
+            ModelOffer(card.model_id, card.alias, card.numerics_class, card.context_tokens)
+            for card in self._engine.cards
+        )
+
+    def keys_changed(self, ring: KeyRing) -> None:
+        """Prompts are sealed to other keys from now on."""
+        self.models.set_keys({held.epoch: held.sealing for held in ring.keys})
+
+    async def serve(
+        self, service: NodeService, announcer: Announcer, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Take prompts at once, announce the models when they are loaded. A model that can't be is said."""
+        service.starting["engine"] = f"loading {self._names}"
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.models.serve)
+            task_status.started()
+            try:
+                await nursery.start(self._engine.serve)
+            except EngineError as error:
+                # The cause is a sentence for the operator; a traceback would bury it.
+                log.error("the engine can't be started; this node serves no model", cause=str(error))  # noqa: TRY400
+                service.starting["engine"] = f"no model can be served: {error}"
+                return
+            service.writer = self._writer
+            service.own_models = self.offers
+            del service.starting["engine"]
+            if self.worker is not None:
+                gate = self.worker.gate
+                service.own_loads = lambda: gate.loads
+                log.info("models loaded", models=[card.alias for card in self._engine.cards])
+                announcer.announce_soon()
+            if self._upstream is not None:
+                await _follow_upstream(self._upstream, service, announcer)
+
+
+async def _follow_upstream(engine: "UpstreamEngine", service: NodeService, announcer: Announcer) -> None:
+    """Offer for ever what the server serves, and say what it does not."""
+    while True:
+        changed = engine.changed
+        if engine.trouble is None:
+            service.starting.pop("engine", None)
+            log.info("the upstream engine serves", models=[card.alias for card in engine.cards])
+        else:
+            service.starting["engine"] = f"upstream engine: {engine.trouble}"
+            log.warning(
+                "the upstream engine does not serve all models",
+                served=[card.alias for card in engine.cards],
+                reason=engine.trouble,
+            )
+        announcer.announce_soon()
+        await changed.wait()
+
+
+def _make_worker(config: EngineConfig, home: Home) -> Engine:
+    # The store reads model files' headers; only nodes with the model role pay for its imports.
+    from node.engine.models import ModelStore
+
+    store = ModelStore(home.models_dir)
+    folders = []
+    for name in config.models:
+        try:
+            folders.append(store.find(name).folder)
+        except UnknownModelError as error:
+            raise NodeError(str(error), f"bring it here: clove models pull {name}") from None
+        except ModelError as error:
+            raise NodeError(str(error)) from None
+    settings = EngineSettings(
+        device=config.device,
+        weights=config.weights,
+        threads=config.threads,
+        max_batch=config.max_batch,
+        max_queue=config.max_queue,
+        max_wait_s=config.max_wait_s,
+        cache_bytes=config.cache_mb << 20,
+        slack_bytes=config.memory_slack_mb << 20,
+    )
+    return Engine(folders, settings)
+
+
+def _make_upstream(config: EngineConfig) -> "UpstreamEngine":
+    # Nodes with a worker of their own don't pay for the HTTP client.
+    from node.engine.upstream import UpstreamEngine
+    from node.upstream_settings import upstream_settings
+
+    return UpstreamEngine(upstream_settings(config))
