@@ -35,7 +35,7 @@ class ModelRole:
 
     def __init__(
         self,
-        config: EngineConfig,
+        engine: EngineConfig,
         home: Home,
         switch: Switch,
         key: IdentityKey,
@@ -47,14 +47,14 @@ class ModelRole:
         Raises:
             NodeError: a model that the node should serve is not there.
         """
-        self._names = ", ".join(config.models)
+        self._names = ", ".join(engine.models)
         self._upstream: UpstreamEngine | None = None
         self.worker: Engine | None = None
         self._engine: UpstreamEngine | Engine
-        if config.kind == "openai":
-            self._engine = self._upstream = _make_upstream(config)
+        if engine.kind == "openai":
+            self._engine = self._upstream = _make_upstream(engine)
         else:
-            self._engine = self.worker = _make_worker(config, home)
+            self._engine = self.worker = _make_worker(engine, home)
         unix_time = SystemClock().unix_time
         self._writer = AnswerWriter(
             self._engine,
@@ -122,13 +122,13 @@ async def _follow_upstream(engine: "UpstreamEngine", service: NodeService, annou
         await changed.wait()
 
 
-def _make_worker(config: EngineConfig, home: Home) -> Engine:
+def _make_worker(engine: EngineConfig, home: Home) -> Engine:
     # The store reads model files' headers; only nodes with the model role pay for its imports.
     from node.engine.models import ModelStore
 
     store = ModelStore(home.models_dir)
     folders = []
-    for name in config.models:
+    for name in engine.models:
         try:
             folders.append(store.find(name).folder)
         except UnknownModelError as error:
@@ -136,21 +136,21 @@ def _make_worker(config: EngineConfig, home: Home) -> Engine:
         except ModelError as error:
             raise NodeError(str(error)) from None
     settings = EngineSettings(
-        device=config.device,
-        weights=config.weights,
-        threads=config.threads,
-        max_batch=config.max_batch,
-        max_queue=config.max_queue,
-        max_wait_s=config.max_wait_s,
-        cache_bytes=config.cache_mb << 20,
-        slack_bytes=config.memory_slack_mb << 20,
+        device=engine.device,
+        weights=engine.weights,
+        threads=engine.threads,
+        max_batch=engine.max_batch,
+        max_queue=engine.max_queue,
+        max_wait_s=engine.max_wait_s,
+        cache_bytes=engine.cache_mb << 20,
+        slack_bytes=engine.memory_slack_mb << 20,
     )
     return Engine(folders, settings)
 
 
-def _make_upstream(config: EngineConfig) -> "UpstreamEngine":
+def _make_upstream(engine: EngineConfig) -> "UpstreamEngine":
     # Nodes with a worker of their own don't pay for the HTTP client.
     from node.engine.upstream import UpstreamEngine
     from node.upstream_settings import upstream_settings
 
-    return UpstreamEngine(upstream_settings(config))
+    return UpstreamEngine(upstream_settings(engine))

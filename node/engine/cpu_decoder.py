@@ -27,14 +27,15 @@ _SCRATCH = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Linear layers that read the same input, as one: their weights [n, k] and scales [n], one after another."""
+    """Linear layers that read the same input, as one: their weights [n, k] and scales [n], one after another.
+
+    scratch: where int8 weights are written out in fp32, part by part, for products of many rows.
+    """
 
     parts: tuple[tuple[kernels.Weights, Floats], ...]
     bias: Floats | None
     columns: int
-    scratch: (
-        torch.Tensor
-    )  # where int8 weights are written out in fp32, part by part, for products of many rows
+    scratch: torch.Tensor
 
     @property
     def width(self) -> int:
