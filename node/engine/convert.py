@@ -57,7 +57,7 @@ def main(source: Path, destination: Path, base: Path | None = None) -> int:
 
 def compile_kernels() -> None:
     """Have the CPU's kernels compiled and kept, which takes seconds: better now than when the model first starts."""
-    from node.engine.cpu_decoder import compile_all
+    from node.engine.cpu_attention import compile_all
 
     compile_all()
 

@@ -1,12 +1,10 @@
-"""One step's attention on a CPU: all rows that decode in one call of a kernel, chunks of prompts part by part."""
+"""Attention of the rows that decode, all of a step in one call, compiled by numba for the machine at hand."""
 
 import numpy as np
-import torch
 from numba import prange
 
-from node.engine.attention import AttentionPlan, LayerStep, combine
 from node.engine.compiled import AHEAD, Floats, Integers, compiled, prefetch
-from node.engine.cpu_kernels import exponentials
+from node.engine.cpu_kernels import compile_kernels, exponentials
 
 
 @compiled(parallel=False)
@@ -125,35 +123,9 @@ def attend_single(
             _mix(scores, factor, values[head], runs[first_run[each] : first_run[each + 1]], result, ahead)
 
 
-def attend_rows(
-    qkv: Floats,
-    keys: Floats,
-    values: Floats,
-    scaling: float,
-    plan: AttentionPlan,
-    window: int | None,
-    out: Floats,
-) -> None:
-    """Write the softmax attention of one layer to out, [rows, heads * dim].
-
-    qkv: [rows, heads + 2 * kv heads, dim], turned; keys, values: that layer's part of the pool, the rows' own included.
-    """
-    rows, columns, dim = qkv.shape
-    kv_heads = len(keys)
-    heads = columns - 2 * kv_heads
-    parts, single = (plan.parts, plan.single) if window is None else (plan.windowed, plan.single_windowed)
-    if parts:
-        by_head = torch.from_numpy(qkv).transpose(0, 1)
-        query, key, value = by_head.split([heads, kv_heads, kv_heads])
-        pool = (torch.from_numpy(keys), torch.from_numpy(values))
-        found = combine(LayerStep(query, key, value, *pool, scaling), parts)
-        torch.from_numpy(out).view(rows, heads, dim).copy_(found.transpose(0, 1))
-    if single is not None:
-        attend_single(qkv, keys, values, scaling, single.rows, single.first_run, single.runs, out)
-
-
-def compile_attention() -> None:
-    """Compile what no earlier start has left compiled."""
+def compile_all() -> None:
+    """Compile what no earlier start has left compiled, some seconds of work, so that no request waits for it."""
+    compile_kernels()
     ones, pool = np.ones((1, 3, 2), np.float32), np.ones((1, 1, 2), np.float32)
     runs = (np.array([0]), np.array([0, 1]), np.array([[0, 1]]))
     attend_single(ones, pool, pool, 1.0, *runs, np.empty((1, 2), np.float32))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from node.engine import cpu_kernels as kernels
-from node.engine.attention import AttentionPlan
+from node.engine.attention import AttentionPlan, LayerStep, combine
 from node.engine.compiled import Floats, Integers, use_threads
-from node.engine.cpu_attention import attend_rows, compile_attention
+from node.engine.cpu_attention import attend_single, compile_all
 from node.engine.errors import UnsupportedModelError
 from node.engine.quantise import quantise_rows
 
@@ -174,10 +174,31 @@ class Step:
     buffers: Buffers
 
 
-def compile_all() -> None:
-    """Compile what no earlier start has left compiled, some seconds of work, so that no request waits for it."""
-    kernels.compile_kernels()
-    compile_attention()
+def attend_rows(
+    qkv: Floats,
+    keys: Floats,
+    values: Floats,
+    scaling: float,
+    plan: AttentionPlan,
+    window: int | None,
+    out: Floats,
+) -> None:
+    """Write the softmax attention of one layer to out, [rows, heads * dim].
+
+    qkv: [rows, heads + 2 * kv heads, dim], turned; keys, values: that layer's part of the pool, the rows' own included.
+    """
+    rows, columns, dim = qkv.shape
+    kv_heads = len(keys)
+    heads = columns - 2 * kv_heads
+    parts, single = (plan.parts, plan.single) if window is None else (plan.windowed, plan.single_windowed)
+    if parts:
+        by_head = torch.from_numpy(qkv).transpose(0, 1)
+        query, key, value = by_head.split([heads, kv_heads, kv_heads])
+        pool = (torch.from_numpy(keys), torch.from_numpy(values))
+        found = combine(LayerStep(query, key, value, *pool, scaling), parts)
+        torch.from_numpy(out).view(rows, heads, dim).copy_(found.transpose(0, 1))
+    if single is not None:
+        attend_single(qkv, keys, values, scaling, single.rows, single.first_run, single.runs, out)
 
 
 class CpuDecoder:

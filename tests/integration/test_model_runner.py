@@ -8,7 +8,7 @@ import torch
 
 from node.engine.attention import KVPool, attend, paged_attention, plan_attention
 from node.engine.block_manager import BLOCK_TOKENS, BlockTable
-from node.engine.cpu_attention import attend_rows
+from node.engine.cpu_decoder import attend_rows
 from node.engine.fingerprint import encode_fingerprints, projection_matrix
 from node.engine.logprobs import log_probabilities, tell_likeliest, to_half
 from node.engine.model_runner import adjust_logits, top_candidates
