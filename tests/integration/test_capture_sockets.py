@@ -72,7 +72,8 @@ def ask(api_url, token):
     body = {
         "model": "smollm2-135m",
         "messages": [{"role": "user", "content": PROMPT}],
-        "max_tokens": 40,
+        "max_tokens": 160,
+        "min_tokens": 160,  # some seconds of cells at a fixed tick, however fast the machine is
         "seed": 1,
     }
     headers = {"Authorization": f"Bearer {token}"}
