@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.cli.daemon import Daemon, RefusedError
-from node.errors import DegradedError
+from node.errors import DegradedError, NodeError
 
 Turn = dict[str, str]
 
@@ -89,9 +89,14 @@ def ask_once(daemon: Daemon, body: Mapping[str, Any], show: Callable[[str], None
     Raises:
         NodeError: it was refused, or ended early.
     """
-    texts = []
-    with daemon.stream(body) as stream:
-        for text in stream:
-            texts.append(text)
-            show(text)
+    texts: list[str] = []
+    try:
+        with daemon.stream(body) as stream:
+            for text in stream:
+                texts.append(text)
+                show(text)
+    except NodeError:
+        if texts and not texts[-1].endswith("\n"):
+            show("\n")  # what went wrong is no part of the answer's last line
+        raise
     return Answer(stream.answer_id, str(body["model"]), "".join(texts), stream.finish_reason, stream.usage)

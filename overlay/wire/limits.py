@@ -142,3 +142,13 @@ INDEX_ENTRY_BURST = 4 * MAX_INDEX_ENTRIES
 DESCRIPTORS_GIVEN_PER_S = 256.0
 DESCRIPTOR_GIVEN_BURST = 2 * MAX_DESCRIPTORS
 """Descriptors that we send one neighbour. Over it, what it asks for is not answered."""
+
+# --- model groups ---------------------------------------------------------------------------------
+MAX_GROUP_MEMBERS = 1024
+"""Members whose logs are kept. Over it, further ones are not taken in."""
+MAX_ENTRY_BLOCKS = 512
+"""Blocks that one entry of a log mentions. A longer one is malformed."""
+MAX_LOG_BLOCKS = 1 << 16
+"""Blocks that one log mentions since its base. Over it, entries are not taken until the next base."""
+MAX_LOG_ENTRIES = 4096
+"""Entries of one log since its base. Over it, the same."""

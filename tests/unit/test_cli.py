@@ -204,7 +204,7 @@ async def test_answer_that_fails_midway_keeps_what_came_and_ends_with_1(tmp_path
         [AnswerAccepted(), TokensGenerated("Hel", 1), AnswerFailed("node_lost", "the node died")]
     )
     ran = await asked(service, tmp_path, "ask", "hi")
-    assert (ran.returncode, ran.stdout) == (1, "Hel")
+    assert (ran.returncode, ran.stdout) == (1, "Hel\n")
     assert "the node died" in ran.stderr
 
 

@@ -1,0 +1,88 @@
+"""How long a prompt would wait for its first token at each member of a group, in seconds. Pure.
+
+    wait = ahead + reading
+
+*ahead*: what the member has to read before it can begin, at its own measured speed. *reading*: the prompt's uncached
+tokens, what they attend to, and a step of the running answers for every chunk, since answers go on between chunks.
+Cached tokens are seconds saved, never a yes or no: a system prompt that everybody holds speaks for nobody.
+
+The view is old. `Sent` is what this node has sent to a member since it last told of itself, which its load does not
+show yet.
+"""
+
+from dataclasses import dataclass
+
+TOKENS_PER_BLOCK = 16
+CHUNK_TOKENS = 512
+"""Prompt tokens that a member reads in a step while it answers nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What a member has measured of itself, in seconds.
+
+    prefill_token_s: of one prompt token in a long chunk. attended_s: of one token attending to one position.
+    decode_step_s: of a step of its present answers. mixed_tokens: prompt tokens that it reads in a step while it
+    answers others.
+    """
+
+    prefill_token_s: float
+    attended_s: float
+    decode_step_s: float
+    mixed_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy a member is.
+
+    queued_tokens: uncached prompt tokens that it has yet to read. free_slots: answers that could begin at once.
+    answer_s: until the next of its answers is over, where no slot is free.
+    """
+
+    queued_tokens: int
+    decoding: int
+    free_slots: int
+    answer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Uncached tokens and prompts that went to a member since its load was told."""
+
+    tokens: int = 0
+    prompts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A prediction, term by term, in seconds."""
+
+    ahead_s: float
+    slot_s: float
+    reading_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Until the first token."""
+        return self.ahead_s + self.slot_s + self.reading_s
+
+
+def predict_wait(speed: Speed, load: Load, sent: Sent, *, tokens: int, cached: int) -> Wait:
+    """The wait for the first token of a prompt of so many tokens, of which so many are cached at the member.
+
+    The last token is computed whatever is cached: its logits are what the answer begins with.
+    """
+    uncached = max(1, tokens - cached)
+    ahead = (load.queued_tokens + sent.tokens) * _token_s(speed, load)
+    attended = uncached * (tokens - uncached / 2)
+    reading = uncached * _token_s(speed, load) + attended * speed.attended_s
+    is_full = load.free_slots <= sent.prompts
+    return Wait(ahead, load.answer_s if is_full else 0.0, reading)
+
+
+def _token_s(speed: Speed, load: Load) -> float:
+    """Seconds of a prompt token, the steps of running answers included that take turns with chunks."""
+    chunk = speed.mixed_tokens if load.decoding else CHUNK_TOKENS
+    pressure = speed.decode_step_s / chunk if load.decoding else 0.0
+    return speed.prefill_token_s + pressure
