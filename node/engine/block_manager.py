@@ -30,8 +30,9 @@ from struct import Struct
 from typing import assert_never
 
 from node.engine.events import CacheScope
+from overlay.wire import group
 
-BLOCK_TOKENS = 16
+BLOCK_TOKENS = group.BLOCK_TOKENS
 HASH_BYTES = 8
 CACHE_KEY_BYTES = 16
 PUBLIC_SCOPE = b"public"

@@ -12,7 +12,6 @@ show yet.
 
 from dataclasses import dataclass
 
-TOKENS_PER_BLOCK = 16
 CHUNK_TOKENS = 512
 """Prompt tokens that a member reads in a step while it answers nobody."""
 

@@ -1,6 +1,6 @@
 """Which member of a model group a prompt is handed to, though what is known of them is old. Pure.
 
-The entry node estimates every member's wait (`cost.py`) from what it was told, and then does one of four things:
+The entry node estimates every member's wait (`cost.py`) from what it was told, and then does one of three things:
 
 - *commit* at once, where asking would not change its mind: one member is alone, what the best told is fresh, or the
   others would be slower than twice its wait even if they were idle;
@@ -21,8 +21,9 @@ from itertools import islice
 
 from crypto.entropy import Entropy
 from crypto.identity import NodeId
-from overlay.routing.cost import TOKENS_PER_BLOCK, Load, Sent, Speed, Wait, predict_wait
+from overlay.routing.cost import Load, Sent, Speed, Wait, predict_wait
 from overlay.routing.draw import draw_each
+from overlay.wire.group import BLOCK_TOKENS
 
 PROBES = 3
 FRESH_S = 0.1
@@ -98,7 +99,7 @@ def estimate_waits(
     held: Mapping[NodeId, int],
     tokens: int,
     *,
-    block_tokens: int = TOKENS_PER_BLOCK,
+    block_tokens: int = BLOCK_TOKENS,
 ) -> list[Estimate]:
     """Every member's estimate, the best first; who is excluded is not listed.
 
@@ -119,12 +120,12 @@ def decide(estimates: Sequence[Estimate], entropy: Entropy, *, max_wait_s: float
     if not estimates:
         return Refuse(None)
     best, *others = estimates
-    if not others or best.age_s <= FRESH_S:
-        if best.wait.total_s > max_wait_s:
-            return Refuse(best.wait.total_s)
-        return Commit(best, Reason.FRESH if others else Reason.ALONE)
+    if not others:
+        return _commit(best, Reason.ALONE, max_wait_s)
+    if best.age_s <= FRESH_S:
+        return _commit(best, Reason.FRESH, max_wait_s)
     if _is_dominant(best, others):
-        return Commit(best, Reason.DOMINANT)
+        return _commit(best, Reason.DOMINANT, max_wait_s)
     near, far = others[: PROBES - 2], others[PROBES - 2 :]
     drawn = islice(draw_each(far, entropy), 1)
     return Probe((best, *near, *drawn), best)
@@ -139,9 +140,13 @@ def _is_dominant(best: Estimate, others: Sequence[Estimate]) -> bool:
 def commit_to_answer(answers: Sequence[Estimate], probe: Probe, *, max_wait_s: float) -> Commit | Refuse:
     """Bind late: the best by what the probed answered. answers: their estimates anew, in any order."""
     if not answers:
-        return Commit(probe.otherwise, Reason.UNANSWERED)
-    best = min(answers, key=lambda estimate: estimate.cost_s)
-    return Commit(best, Reason.PROBED) if best.wait.total_s <= max_wait_s else Refuse(best.wait.total_s)
+        return _commit(probe.otherwise, Reason.UNANSWERED, max_wait_s)
+    return _commit(min(answers, key=lambda estimate: estimate.cost_s), Reason.PROBED, max_wait_s)
+
+
+def _commit(estimate: Estimate, reason: Reason, max_wait_s: float) -> Commit | Refuse:
+    wait_s = estimate.wait.total_s
+    return Commit(estimate, reason) if wait_s <= max_wait_s else Refuse(wait_s)
 
 
 def is_worth_handing_on(here: Estimate, there: Estimate, *, hops_left: int) -> bool:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from crypto.identity import NodeId
 
+BLOCK_TOKENS = 16
+
 BlockHash = bytes
-"""8 bytes, keyed: over the hash of the block before it and the ids of 16 tokens."""
+"""8 bytes, keyed: over the hash of the block before it and the ids of BLOCK_TOKENS tokens."""
 
 
 @dataclass(frozen=True, slots=True)

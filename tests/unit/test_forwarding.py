@@ -103,12 +103,21 @@ def test_without_answers_the_best_by_the_view_gets_it():
     assert commit_to_answer([], probe, max_wait_s=30.0) == Commit(estimate(A, 1.0), Reason.UNANSWERED)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [estimate(B, 41.0)],
+        [estimate(B, 200.0, reading_s=190.0)],
+    ],
+    ids=["alone", "like the best", "far behind"],
+)
 @pytest.mark.parametrize("age_s", [0.05, 2.0])
-def test_a_prompt_that_would_wait_too_long_is_refused_with_the_time(age_s):
-    found = [estimate(member, 40.0, age_s=age_s) for member in (A, B)]
-    decision = choose(found)
+@pytest.mark.parametrize("answers", [[], [estimate(A, 40.0)]], ids=["unanswered", "answered"])
+def test_a_prompt_that_would_wait_too_long_is_refused_with_the_time(age_s, others, answers):
+    decision = choose([estimate(A, 40.0, age_s=age_s), *others])
     if isinstance(decision, Probe):
-        decision = commit_to_answer(found, decision, max_wait_s=30.0)
+        decision = commit_to_answer(answers, decision, max_wait_s=30.0)
     assert decision == Refuse(40.0)
 
 
