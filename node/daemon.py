@@ -183,7 +183,13 @@ class Daemon:
 
     def _make_models(self) -> ModelRole:
         return ModelRole(
-            self._config.engine, self._home, self._switch, self._key, self._network, self._metrics
+            self._config.engine,
+            self._home,
+            self._switch,
+            self._key,
+            self._network,
+            self._metrics,
+            self._clock.unix_time,
         )
 
     def _make_service(self) -> NodeService:
@@ -405,12 +411,12 @@ class Daemon:
                 return
 
     def _is_answering(self) -> bool:
-        return bool(self._service.under_way or (self._models is not None and self._models.models.running))
+        return bool(self._service.under_way or (self._models is not None and self._models.is_answering))
 
     async def _drain(self) -> None:
         self._service.is_draining = True
         if self._models is not None:
-            self._models.models.is_draining = True
+            self._models.drain()
         with trio.move_on_after(self._config.limits.drain_s):
             while self._is_answering():  # noqa: ASYNC110 - two parts count, and a tenth of a second is soon enough
                 await trio.sleep(DRAIN_LOOK_S)

@@ -1,12 +1,12 @@
 """What a daemon with the model role runs: an engine, and the service that takes prompts for it."""
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
 
 from crypto.identity import IdentityKey
-from node.clock import SystemClock
 from node.config import EngineConfig
 from node.engine.errors import EngineError, ModelError, UnknownModelError
 from node.engine.settings import EngineSettings
@@ -41,6 +41,7 @@ class ModelRole:
         key: IdentityKey,
         network: bytes,
         metrics: Metrics,
+        unix_time: Callable[[], float],
     ) -> None:
         """Make the parts; nothing runs yet.
 
@@ -55,7 +56,6 @@ class ModelRole:
             self._engine = self._upstream = _make_upstream(engine)
         else:
             self._engine = self.worker = _make_worker(engine, home)
-        unix_time = SystemClock().unix_time
         self._writer = AnswerWriter(
             self._engine,
             key,
@@ -64,7 +64,7 @@ class ModelRole:
             count_tokens=metrics.generated_tokens.inc,
         )
         intake = Intake(key.node_id, network)
-        self.models = ModelService(switch, intake, self._writer, unix_time=unix_time, metrics=metrics)
+        self._models = ModelService(switch, intake, self._writer, unix_time=unix_time, metrics=metrics)
 
     def offers(self) -> tuple[ModelOffer, ...]:
         """What the engine serves at this moment."""
@@ -73,9 +73,18 @@ class ModelRole:
             for card in self._engine.cards
         )
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether prompts are being answered."""
+        return bool(self._models.running)
+
+    def drain(self) -> None:
+        """Take no new prompts."""
+        self._models.is_draining = True
+
     def keys_changed(self, ring: KeyRing) -> None:
         """Prompts are sealed to other keys from now on."""
-        self.models.set_keys({held.epoch: held.sealing for held in ring.keys})
+        self._models.set_keys({held.epoch: held.sealing for held in ring.keys})
 
     async def serve(
         self, service: NodeService, announcer: Announcer, *, task_status: trio.TaskStatus[None]
@@ -83,7 +92,7 @@ class ModelRole:
         """Take prompts at once, announce the models when they are loaded. A model that can't be is said."""
         service.starting["engine"] = f"loading {self._names}"
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.models.serve)
+            await nursery.start(self._models.serve)
             task_status.started()
             try:
                 await nursery.start(self._engine.serve)
