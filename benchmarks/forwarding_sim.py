@@ -124,7 +124,7 @@ class Run:
 def read_trace(path: Path, count: int, seed: int) -> list[Request]:
     """Requests of a trace in Mooncake's format, each seed's from another place in it.
 
-    Its times are multiples of three seconds; those of one multiple are spread over the seconds until the next.
+    It has one moment about every three seconds; the requests of each are spread over the time until the next.
     """
     draw = random.Random(seed)  # noqa: S311
     found = []

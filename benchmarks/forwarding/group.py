@@ -49,8 +49,8 @@ class Node:
         self.stored: list[bytes] = []
         self.evicted: list[bytes] = []
         self.phase: tuple[float, float, int] | None = None  # start, seconds of a step, steps
+        self.reading: _Job | None = None  # whose chunk is in the present phase
         self.version = 0
-        self.hits = self.read = 0
 
     def cached(self, request: Request) -> int:
         """Leading blocks that are in the cache."""
@@ -95,6 +95,7 @@ class Node:
     def begin_phase(self, now: float) -> float | None:
         """Start as many equal steps as nothing changes for; returns when they end."""
         reading = self.queue[0] if self.queue and len(self.running) < SLOTS else None
+        self.reading = reading  # a prompt that comes meanwhile is not read in this phase
         if reading is None and not self.running:
             self.phase = None
             return None
@@ -109,7 +110,7 @@ class Node:
 
     def end_phase(self, steps: int) -> Iterator[tuple[_Job, bool]]:
         """So many steps are over: jobs with a first token (True) or a last one (False)."""
-        reading = self.queue[0] if self.queue and len(self.running) < SLOTS else None
+        reading = self.reading
         for job in self.running:
             job.output -= steps
             job.context += steps
