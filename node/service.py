@@ -43,7 +43,7 @@ from overlay.wire.answer import (
     TokensGenerated,
 )
 from overlay.wire.descriptor import ModelOffer
-from overlay.wire.prompt import SESSION_BYTES, Prompt
+from overlay.wire.prompt import SESSION_BYTES, Prompt, Task
 from verify.answer import AnswerRecord
 from verify.record_codec import encode_record
 
@@ -229,7 +229,7 @@ class NodeService:
 
         async def write() -> None:
             async with send:
-                await writer.write(prompt, blinding, send.send, cache="session", session=self._session)
+                await writer.write(Task(prompt=prompt, blinding=blinding, session=self._session), send.send)
 
         async def events() -> AsyncIterator[AnswerEvent]:
             async for event in receive:

@@ -38,7 +38,8 @@ class AnswerRecord:
     """An answer as its user keeps it. Encoded by `verify.record_codec`.
 
     node_id, model_id and numerics_class are what the chosen node's descriptor said when it was asked;
-    blinding is the prompt's, 32 bytes; receipt is still encoded.
+    blinding is the prompt's, 32 bytes; receipt is still encoded. given: how many of the answer's tokens came from
+    earlier nodes, which failed.
     """
 
     prompt: Prompt
@@ -49,6 +50,7 @@ class AnswerRecord:
     numerics_class: str
     receipt: bytes
     created_unix: int
+    given: int = 0
 
 
 async def check_answer(record: AnswerRecord, scorer: Scorer, table: Table = FIXED_TABLE) -> Verdict:
@@ -119,6 +121,11 @@ def _differing_claims(record: AnswerRecord, receipt: Receipt) -> Iterator[Reason
         yield Reason(Finding.SAMPLER, f"the receipt says {receipt.sampler.differences(asked)}")
     if receipt.nonce != record.prompt.nonce:
         yield Reason(Finding.NONCE, "the receipt is for another nonce")
+    if receipt.given != record.given:
+        yield Reason(
+            Finding.COUNTS,
+            f"the receipt says that {receipt.given} tokens were given to the node, {record.given} were",
+        )
     if len(receipt.output_ids) > asked.max_tokens:
         yield Reason(
             Finding.COUNTS, f"{len(receipt.output_ids)} tokens, asked were {asked.max_tokens} at most"

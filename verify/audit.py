@@ -10,11 +10,12 @@ Three tests, each with a bar for the pair (the node's numerics class, the audito
 - Fingerprint. The mean relative distance of the claimed hidden states to the replayed ones.
 - Log-prob gap. The mean difference of the claimed log-probabilities to the replayed ones.
 
-Nothing here runs a model: the replay comes in as values.
+Where another node had begun the answer, the three are about the signer's own tokens; those it was given are held to the
+first test, apart. Nothing here runs a model: the replay comes in as values.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from verify.fingerprint import distances
@@ -63,6 +64,7 @@ rest on; those with torch-bf16 are guesses, marked as such."""
 def audit(receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE) -> Verdict:
     """Holds a receipt's tokens, fingerprints and log-probabilities against a replay of them."""
     count = len(receipt.output_ids)
+    given = receipt.given
     if not len(replay.margins) == len(replay.logprobs) == len(replay.fingerprints) == count:
         raise ValueError(f"a replay of other than the receipt's {count} tokens")
     pair = (receipt.numerics_class, replay.numerics_class)
@@ -71,8 +73,9 @@ def audit(receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE) -> Verdi
         detail = f"there are no bars for {pair[0]} audited by {pair[1]}"
         return Verdict((Reason(Finding.NUMERICS, detail),), None)
     figures = _measure(receipt, replay, bars)
+    beginning = _reasons_in_beginning(replay.margins[:given], bars)
     notes = () if bars.calibrated else (f"the bars for {pair[0]} audited by {pair[1]} are not calibrated",)
-    return Verdict(_reasons_in(figures), figures, notes)
+    return Verdict((*beginning, *_reasons_in(figures)), figures, notes)
 
 
 def log10_e(exceedances: Iterable[bool], q0: float) -> float:
@@ -91,16 +94,17 @@ def log10_e(exceedances: Iterable[bool], q0: float) -> float:
 
 def _measure(receipt: Receipt, replay: Replay, bars: Bars) -> Figures:
     # `not <=` and not `>`: a margin that is not a number speaks against the answer.
-    exceeds = [not margin <= bars.epsilon for margin in replay.margins]
-    apart = distances(receipt.fingerprints, replay.fingerprints)
+    margins, given = replay.margins[receipt.given :], receipt.given
+    exceeds = [not margin <= bars.epsilon for margin in margins]
+    apart = distances(receipt.fingerprints, replay.fingerprints[given:])
     gaps = [
         abs(claimed - round_logprob(replayed))
-        for claimed, replayed in zip(receipt.logprobs, replay.logprobs, strict=True)
+        for claimed, replayed in zip(receipt.logprobs, replay.logprobs[given:], strict=True)
     ]
     return Figures(
         tokens=len(exceeds),
         exceedances=sum(exceeds),
-        largest_margin=max(replay.margins, default=0.0),
+        largest_margin=max(margins, default=0.0),
         epsilon=bars.epsilon,
         log10_e=log10_e(exceeds, bars.q0),
         reject_log10_e=-math.log10(ALPHA),
@@ -111,6 +115,15 @@ def _measure(receipt: Receipt, replay: Replay, bars: Bars) -> Figures:
         largest_logprob_gap=max(gaps, default=0.0),
         logprob_bar=bars.logprob_gap,
     )
+
+
+def _reasons_in_beginning(margins: Sequence[float], bars: Bars) -> tuple[Reason, ...]:
+    """What is wrong with tokens that an earlier node gave: the signer answers for his own only, the answer for all."""
+    exceeds = [not margin <= bars.epsilon for margin in margins]
+    if log10_e(exceeds, bars.q0) < -math.log10(ALPHA):
+        return ()
+    of_all = f"{sum(exceeds)} of the first {len(exceeds)} tokens, which an earlier node gave,"
+    return (Reason(Finding.GIVEN, f"{of_all} are not the ones that model, sampler and nonce give"),)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -33,12 +33,13 @@ from overlay.wire.records import (
     read_number,
     read_octets,
     read_text,
+    read_token_ids,
     unpack_record,
 )
 from verify.fingerprint import FINGERPRINT_BYTES, decode_fingerprint
 from verify.stated import MAX_STATED_TOKENS, UPSTREAM, StatedAnswer
 
-FORMAT = 2
+FORMAT = 3
 CONTEXT = b"clove-receipt/1"
 NODE_ID_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -109,7 +110,8 @@ class Receipt:
     by a node; two receipts with one serial prove that it lied. output_ids: every sampled token, an end
     token too. logprobs: natural, at temperature 1, rounded to fp16. fingerprints: 18 bytes each
     (`verify.fingerprint`). cached_tokens: how many of the prompt's tokens were not computed afresh. stated: all that
-    there is of an answer of the class `upstream`, in the place of ids; None for every other class.
+    there is of an answer of the class `upstream`, in the place of ids; None for every other class. given: so many of
+    the first ids came with the prompt, begun by another node; logprobs and fingerprints are of the others.
     """
 
     model_id: ModelId
@@ -126,6 +128,7 @@ class Receipt:
     cached_tokens: int
     issued_unix: int
     stated: StatedAnswer | None = None
+    given: int = 0
 
 
 def commit_prompt(prompt_ids: Sequence[int], blinding: bytes) -> bytes:
@@ -186,16 +189,21 @@ def _encode_body(receipt: Receipt) -> bytes:
             struct.pack(f"<{len(receipt.logprobs)}e", *receipt.logprobs),
             b"".join(receipt.fingerprints),
             () if stated is None else (stated.tokens, stated.text_commitment),
+            receipt.given,
         )
     )
 
 
 def _read_body(record: list[object]) -> Receipt:
-    elements = read_fields(record, 15)
+    elements = read_fields(record, 16)
     version, model_id, numerics, sampler, nonce, commitment, serial = elements[:7]
-    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints, stated = elements[7:]
+    reason, prompt_tokens, cached_tokens, issued, ids, logprobs, fingerprints, stated, given_ids = elements[
+        7:
+    ]
     read_integer(version, FORMAT, FORMAT)
-    output_ids = _read_ids(ids)
+    output_ids = read_token_ids(ids, MAX_OUTPUT_TOKENS)
+    given = read_integer(given_ids, 0, len(output_ids))
+    own = len(output_ids) - given
     prompt_count = read_integer(prompt_tokens, 0, MAX_PROMPT_TOKENS)
     receipt = Receipt(
         model_id=ModelId(_matching(model_id, _MODEL_ID)),
@@ -205,13 +213,14 @@ def _read_body(record: list[object]) -> Receipt:
         commitment=read_octets(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES),
         serial=read_integer(serial, 0, _U64_MAX),
         output_ids=output_ids,
-        logprobs=_read_logprobs(logprobs, len(output_ids)),
-        fingerprints=_read_fingerprints(fingerprints, len(output_ids)),
+        logprobs=_read_logprobs(logprobs, own),
+        fingerprints=_read_fingerprints(fingerprints, own),
         finish_reason=_REASONS[read_integer(reason, 0, len(_REASONS) - 1)],
         prompt_tokens=prompt_count,
         cached_tokens=read_integer(cached_tokens, 0, prompt_count),
         issued_unix=read_integer(issued, 0, MAX_UNIX_TIME),
         stated=_read_stated(stated),
+        given=given,
     )
     _check_class(receipt)
     return receipt
@@ -249,13 +258,6 @@ def _read_sampler(value: object) -> SamplerTerms:
         read_number(presence, -MAX_PENALTY, MAX_PENALTY),
         read_number(frequency, -MAX_PENALTY, MAX_PENALTY),
     )
-
-
-def _read_ids(value: object) -> tuple[int, ...]:
-    packed = read_octets(value, 0, 4 * MAX_OUTPUT_TOKENS)
-    if len(packed) % 4:
-        raise DecodeError("receipt: not a whole number of ids")
-    return struct.unpack(f"<{len(packed) // 4}I", packed)
 
 
 def _read_logprobs(value: object, count: int) -> tuple[float, ...]:

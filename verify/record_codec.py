@@ -37,9 +37,9 @@ from overlay.wire.prompt_codec import (
     ROLES,
 )
 from verify.answer import AnswerRecord
-from verify.receipt import MAX_RECEIPT_BYTES, MAX_UNIX_TIME
+from verify.receipt import MAX_OUTPUT_TOKENS, MAX_RECEIPT_BYTES, MAX_UNIX_TIME
 
-FORMAT = "clove-answer/2"
+FORMAT = "clove-answer/3"
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 _MAX_TEXT_CHARACTERS = 2 * 1024 * 1024
 _MAX_NAME_CHARACTERS = 64
@@ -67,6 +67,7 @@ def encode_record(record: AnswerRecord) -> str:
         "prompt": asked,
         "blinding": record.blinding.hex(),
         "text": record.text,
+        "given": record.given,
         "receipt": base64.b64encode(record.receipt).decode("ascii"),
     }
     return json.dumps(fields, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
@@ -87,6 +88,7 @@ def decode_record(data: str | bytes) -> AnswerRecord:
             "prompt",
             "blinding",
             "text",
+            "given",
             "receipt",
         },
     )
@@ -99,6 +101,7 @@ def decode_record(data: str | bytes) -> AnswerRecord:
         node_id=decode_node_id(_hex(fields["node_id"], "node_id", 32)),
         model_id=ModelId(_text(fields["model_id"], "model_id", _MAX_NAME_CHARACTERS)),
         numerics_class=_text(fields["numerics_class"], "numerics_class", _MAX_NAME_CHARACTERS),
+        given=_integer(fields["given"], "given", 0, MAX_OUTPUT_TOKENS),
         receipt=_base64(fields["receipt"]),
         created_unix=_integer(fields["created_unix"], "created_unix", 0, MAX_UNIX_TIME),
     )

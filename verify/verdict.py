@@ -22,6 +22,7 @@ class Finding(StrEnum):
     MARGINS = "margins"
     FINGERPRINTS = "fingerprints"
     LOGPROBS = "logprobs"
+    GIVEN = "given"
 
 
 class Outcome(StrEnum):

@@ -60,6 +60,12 @@ def receipt_of(ids: tuple[int, ...], **changes: object) -> Receipt:
     return Receipt(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+def own_part(given: int) -> dict[str, object]:
+    """What a node states beside the ids of `ENDED_IDS` where so many were given."""
+    whole = receipt_of(ENDED_IDS)
+    return {"logprobs": whole.logprobs[given:], "fingerprints": whole.fingerprints[given:]}
+
+
 def make_commitments() -> list[Vector]:
     """Prompts under blindings."""
     blindings = [seed_of(f"blinding {number}") for number in range(2)]
@@ -123,6 +129,11 @@ def make_valid() -> list[Vector]:
         ),
         ("no tokens, greatest serial", receipt_of((), serial=(1 << 64) - 1, cached_tokens=0)),
         ("stated only", stated_receipt()),
+        ("begun by another node", receipt_of(ENDED_IDS, given=2, **own_part(2))),
+        (
+            "given whole by another node",
+            receipt_of(ENDED_IDS, given=len(ENDED_IDS), **own_part(len(ENDED_IDS))),
+        ),
     )
     return [
         {
@@ -151,6 +162,7 @@ def make_valid() -> list[Vector]:
             "stated": None
             if found.stated is None
             else {"tokens": found.stated.tokens, "text_commitment": found.stated.text_commitment.hex()},
+            "given": found.given,
             "receipt": sign_receipt(BOB, found).hex(),
         }
         for name, found in cases
@@ -198,8 +210,8 @@ def make_invalid() -> list[Vector]:
         ("truncated", fine[:-1], "decode"),
         ("trailing byte", signed(body + b"\0"), "decode"),
         ("node id of small order", bytes(32) + fine[32:], "decode"),
-        ("version 1", with_field(0, 1), "decode"),
-        ("version 3", with_field(0, 3), "decode"),
+        ("version 2", with_field(0, 2), "decode"),
+        ("version 4", with_field(0, 4), "decode"),
         ("model id too short", with_field(1, "m-00"), "decode"),
         ("temperature not a number", with_terms(float("nan")), "decode"),
         ("temperature a negative zero", with_terms(-0.0), "decode"),
@@ -224,6 +236,8 @@ def make_invalid() -> list[Vector]:
         ("stated and with ids", with_ids(), "decode"),
         ("stated, with a short commitment", with_field(14, (4, bytes(31)), stated_receipt()), "decode"),
         ("stated, with a negative count", with_field(14, (-1, bytes(32)), stated_receipt()), "decode"),
+        ("more given than there are", with_field(15, count + 1), "decode"),
+        ("given, and accounted for as its own", with_field(15, 1), "decode"),
         ("signed by another", BOB.node_id + signed(body, MALLORY)[32:], "authentication"),
         ("another's name on it", MALLORY.node_id + fine[32:], "authentication"),
         ("signature of another purpose", resigned(b"clove-descriptor/1", body), "authentication"),

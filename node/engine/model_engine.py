@@ -102,10 +102,13 @@ class ModelEngine:
         prompt: Prompt,
         forced_ids: tuple[int, ...] | None = None,
         cache_scope: bytes | None = None,
-    ) -> None:
+        given_ids: tuple[int, ...] = (),
+    ) -> list[Output]:
         """Queue a prompt to answer or, with forced_ids, an answer to score.
 
-        cache_scope: with whom what is computed may be shared; None: with nobody.
+        cache_scope: with whom what is computed may be shared; None: with nobody. given_ids: the answer's first tokens,
+        which another node gave: a sequence like one that was thrown out and is to be read again. Where they end the
+        answer, that is returned, and nothing is queued.
 
         Raises:
             PromptRefusedError: it is too long (PromptTooLongError), empty, or not for this model.
@@ -118,27 +121,49 @@ class ModelEngine:
         self._check_biases(prompt.sampler)
         if forced_ids is not None:
             self._check_forced(forced_ids, room)
-        self._scheduler.add(
-            Sequence(
-                request=request,
-                prompt_ids=ids,
-                prompt_hash=prompt_hash(ids),
-                sampler=prompt.sampler,
-                nonce=prompt.nonce,
-                max_output=min(prompt.sampler.max_tokens, room),
-                text=AnswerText(self._tokenizer.decode, prompt.sampler.stop, prompt.sampler.min_tokens),
-                penalties=Penalties.of(prompt.sampler, ids, self._known_end_ids),
-                forced_ids=forced_ids,
-                table=BlockTable(cache_scope),
-                submitted_at=self._clock(),
-            )
+        sequence = Sequence(
+            request=request,
+            prompt_ids=ids,
+            prompt_hash=prompt_hash(ids),
+            sampler=prompt.sampler,
+            nonce=prompt.nonce,
+            max_output=min(prompt.sampler.max_tokens, room),
+            text=AnswerText(self._tokenizer.decode, prompt.sampler.stop, prompt.sampler.min_tokens),
+            penalties=Penalties.of(prompt.sampler, ids, self._known_end_ids),
+            forced_ids=forced_ids,
+            table=BlockTable(cache_scope),
+            submitted_at=self._clock(),
         )
+        if (reason := self._go_through(sequence, given_ids)) is not None:
+            return self._end_at_once(sequence, reason)
+        self._scheduler.add(sequence)
         if forced_ids is None:
             try:
                 self.admission.check()
             except EngineError:
                 self._scheduler.remove(request)
                 raise
+        return []
+
+    def _go_through(self, sequence: Sequence, given_ids: Tokens[int]) -> FinishReason | None:
+        """Bring a sequence to where its given tokens leave it; the reason, where they end the answer."""
+        vocabulary, reason = self._runner.config.vocab_size, None
+        for token in given_ids:
+            if reason is not None or not 0 <= token < vocabulary:
+                raise PromptRefusedError(
+                    "the answer to go on with has ended already, or is not of this model"
+                )
+            sequence.output_ids.append(token)
+            sequence.penalties = sequence.penalties and sequence.penalties.after(token)
+            reason, _known = self._advance_text(sequence, token)
+        sequence.given = len(given_ids)
+        return reason
+
+    def _end_at_once(self, sequence: Sequence, reason: FinishReason) -> list[Output]:
+        """The node before gave every token and not its receipt: there is nothing to compute."""
+        sequence.started_at = sequence.submitted_at
+        prefilled = self._prefilled(sequence)
+        return [(sequence.request, prefilled), (sequence.request, self._finish(sequence, reason))]
 
     def cancel(self, request: int) -> None:
         """Forget a request; its cache is free at once. Unknown ones are over already."""
@@ -211,7 +236,7 @@ class ModelEngine:
         sequence.output_ids.append(taken.token)
         sequence.penalties = sequence.penalties and sequence.penalties.after(taken.token)
         reason, text = self._advance_text(sequence, taken.token)
-        events: list[EngineEvent] = [] if position else [self._prefilled(sequence)]
+        events: list[EngineEvent] = [] if position > sequence.given else [self._prefilled(sequence)]
         events.append(TokensDecoded((taken.token,), text, (taken.logprob,), (taken.fingerprint,), taken.told))
         if reason is not None:
             events.append(self._finish(sequence, reason))

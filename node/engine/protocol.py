@@ -40,7 +40,10 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Answer a prompt or, with forced_ids, score the answer given. session: whose cache "session" means."""
+    """Answer a prompt or, with forced_ids, score the answer given. session: whose cache "session" means.
+
+    given_ids: with them the answer begins; only what follows is wanted.
+    """
 
     request: int
     model_id: ModelId
@@ -48,6 +51,7 @@ class Submit:
     cache: CacheScope = "session"
     session: bytes = b""
     forced_ids: tuple[int, ...] | None = None
+    given_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,8 +128,8 @@ class Scheduler:
             self._blocks.release(sequence.table)
             return False
         sequence.computed = len(known) * BLOCK_TOKENS
-        if not sequence.output_ids:
-            sequence.cached_tokens = sequence.computed
+        if len(sequence.output_ids) == sequence.given:  # else it was here before, and was thrown out
+            sequence.cached_tokens = min(sequence.computed, len(sequence.prompt_ids))
         self._waiting.remove(sequence)
         self._running.append(sequence)
         return True

@@ -13,7 +13,8 @@ from overlay.wire.prompt import SamplerSpec
 class Sequence:
     """Tokens of one request. With forced_ids it is a replay: the answer is given and only scored.
 
-    max_output: most tokens that it may still produce, already cut to what the context leaves.
+    max_output: most tokens that its answer may have, already cut to what the context leaves.
+    given: so many of the answer's tokens were there when it came; another node had begun it.
     penalties: what changes its logits, after the answer's tokens so far; of a replay, before the first one.
     table: where its keys and values are. computed: how many tokens have them.
     chain: hashes of what it has to read, as far as they may be shared.
@@ -29,6 +30,7 @@ class Sequence:
     text: AnswerText
     penalties: Penalties | None = None
     forced_ids: tuple[int, ...] | None = None
+    given: int = 0
     output_ids: list[int] = field(default_factory=list)
     table: BlockTable = field(default_factory=BlockTable)
     chain: tuple[bytes, ...] = ()

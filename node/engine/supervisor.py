@@ -164,11 +164,17 @@ class Engine:
 
     @asynccontextmanager
     async def generate(
-        self, prompt: Prompt, *, cache: CacheScope = "session", session: bytes = b""
+        self,
+        prompt: Prompt,
+        *,
+        cache: CacheScope = "session",
+        session: bytes = b"",
+        given_ids: tuple[int, ...] = (),
     ) -> AsyncGenerator[AsyncIterator[EngineEvent], None]:
         """Answer a prompt; the events end with GenerationFinished. Leaving the context cancels what is left.
 
         cache: with whose prompts it may share what is computed; session: a secret name of the session, if there is one.
+        given_ids: the answer's first tokens, where another node has begun it; the events are of what follows.
 
         Raises:
             UnknownModelError, EngineBusyError, EngineCrashedError: on entering.
@@ -182,7 +188,7 @@ class Engine:
         # Every event fits the buffer, so that a slow reader never holds up the others' tokens.
         room = min(prompt.sampler.max_tokens, card.context_tokens) + 3
         request, news = self._register(room, is_replay=False)
-        worker.post(Submit(request, card.model_id, prompt, cache, session))
+        worker.post(Submit(request, card.model_id, prompt, cache, session, None, given_ids))
         self.gate.sent(request, card.model_id, prompt)
         try:
             async with aclosing(_events(news)) as events:

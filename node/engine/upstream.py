@@ -21,6 +21,7 @@ from node.engine.errors import (
     EngineBusyError,
     EngineCrashedError,
     EngineError,
+    PromptRefusedError,
     UnknownModelError,
     UpstreamDownError,
     UpstreamMalformedError,
@@ -92,7 +93,12 @@ class UpstreamEngine:
 
     @asynccontextmanager
     async def generate(
-        self, prompt: Prompt, *, cache: CacheScope = "session", session: bytes = b""
+        self,
+        prompt: Prompt,
+        *,
+        cache: CacheScope = "session",
+        session: bytes = b"",
+        given_ids: tuple[int, ...] = (),
     ) -> AsyncGenerator[AsyncIterator[EngineEvent], None]:
         """Answer a prompt; the events end with GenerationFinished. Leaving the context ends the server's work on it.
 
@@ -100,9 +106,13 @@ class UpstreamEngine:
 
         Raises:
             UnknownModelError, EngineBusyError, EngineCrashedError: on entering, and from the events.
-            PromptRefusedError: from the events.
+            PromptRefusedError: from the events; on entering, where another node has begun the answer.
         """
         del cache, session
+        if given_ids:
+            raise PromptRefusedError(
+                "an upstream engine can't go on with an answer that another node has begun"
+            )
         client, card = self._ready(prompt.model)
         if self._active >= self._settings.max_batch + self._settings.max_queue:
             raise EngineBusyError(self._predicted_wait_s())

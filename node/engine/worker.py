@@ -147,7 +147,10 @@ def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command 
             try:
                 scope = scope_of(command.cache, command.session)
                 engine = _engine(engines, command.model_id)
-                engine.submit(command.request, command.prompt, command.forced_ids, scope)
+                for request, event in engine.submit(
+                    command.request, command.prompt, command.forced_ids, scope, command.given_ids
+                ):
+                    pipes.send(Told(request, event))
             except EngineError as error:
                 pipes.send(Refused(command.request, report_error(error)))
         case Cancel():

@@ -31,7 +31,7 @@ from overlay.wire.answer import (
     ReceiptIssued,
     TokensGenerated,
 )
-from overlay.wire.prompt import Prompt
+from overlay.wire.prompt import Prompt, Task
 from verify.receipt import Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
 from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text
 
@@ -49,7 +49,7 @@ class AnsweringEngine(Protocol):
         """The models that it serves now."""
 
     def generate(
-        self, prompt: Prompt, *, cache: CacheScope, session: bytes
+        self, prompt: Prompt, *, cache: CacheScope, session: bytes, given_ids: tuple[int, ...]
     ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
         """Answer a prompt; the events end with GenerationFinished. Raises EngineError, on entering or from them."""
 
@@ -89,28 +89,20 @@ class AnswerWriter:
         self._entropy = entropy
         self._unix_time = unix_time
 
-    async def write(
-        self, prompt: Prompt, blinding: bytes, emit: Emit, *, cache: CacheScope, session: bytes
-    ) -> None:
-        """Answer one prompt. What goes wrong is an AnswerFailed, too; cancelling frees what the engine holds.
-
-        cache, session: as in `PromptMessage`.
-        """
+    async def write(self, task: Task, emit: Emit) -> None:
+        """Answer one prompt. What goes wrong is an AnswerFailed, too; cancelling frees what the engine holds."""
         try:
-            async with self._engine.generate(prompt, cache=cache, session=session) as events:
+            async with self._engine.generate(
+                task.prompt, cache=task.cache, session=task.session, given_ids=task.given
+            ) as events:
                 # Taken down now: a server that goes away right after an answer must not cost its receipt.
-                trace = _Trace(self._card_of(prompt.model))
-                await self._pass_on(prompt, blinding, events, emit, trace)
+                trace = _Trace(self._card_of(task.prompt.model))
+                await self._pass_on(task, events, emit, trace)
         except EngineError as error:
             await emit(explain_failure(error))
 
     async def _pass_on(
-        self,
-        prompt: Prompt,
-        blinding: bytes,
-        events: AsyncIterator[EngineEvent],
-        emit: Emit,
-        trace: _Trace,
+        self, task: Task, events: AsyncIterator[EngineEvent], emit: Emit, trace: _Trace
     ) -> None:
         async for event in events:
             match event:
@@ -119,19 +111,20 @@ class AnswerWriter:
                 case TokensDecoded(ids, text):
                     trace.add(event)
                     self._count_tokens(len(ids))
-                    await emit(TokensGenerated(text, len(ids), event.told))
+                    await emit(TokensGenerated(text, len(ids), event.told, ids))
                 case TextDecoded(text, count):
                     trace.texts.append(text)
                     self._count_tokens(count)
                     await emit(TokensGenerated(text, count))
                 case GenerationFinished():
                     await emit(_finished(event))
-                    await emit(ReceiptIssued(self._sign(prompt, blinding, trace, event)))
+                    await emit(ReceiptIssued(self._sign(task, trace, event)))
                 case _:
                     assert_never(event)
 
-    def _sign(self, prompt: Prompt, blinding: bytes, trace: _Trace, end: GenerationFinished) -> bytes:
-        commitment, stated = _commit(prompt, blinding, trace, end)
+    def _sign(self, task: Task, trace: _Trace, end: GenerationFinished) -> bytes:
+        prompt = task.prompt
+        commitment, stated = _commit(prompt, task.blinding, trace, end)
         receipt = Receipt(
             model_id=trace.card.model_id,
             numerics_class=trace.card.numerics_class,
@@ -139,7 +132,7 @@ class AnswerWriter:
             nonce=prompt.nonce,
             commitment=commitment,
             serial=int.from_bytes(self._entropy(SERIAL_BYTES), "big"),
-            output_ids=tuple(trace.ids),
+            output_ids=(*task.given, *trace.ids),
             logprobs=tuple(round_logprob(value) for value in trace.logprobs),
             fingerprints=tuple(trace.fingerprints),
             finish_reason=end.reason,
@@ -147,6 +140,7 @@ class AnswerWriter:
             cached_tokens=end.cached_tokens,
             issued_unix=int(self._unix_time()),
             stated=stated,
+            given=len(task.given),
         )
         return sign_receipt(self._key, receipt)
 

@@ -185,9 +185,7 @@ class ModelService:
 
     async def _write(self, message: PromptMessage, emit: Emit) -> None:
         try:
-            await self._writer.write(
-                message.prompt, message.blinding, emit, cache=message.cache, session=message.session
-            )
+            await self._writer.write(message.task, emit)
         except LocalProtocolError as error:
             # An answer longer than a stream may be. The author has what was written; the rest can't be sent.
             log.warning("answer cut off", reason=str(error))

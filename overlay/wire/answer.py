@@ -28,12 +28,14 @@ class TokenLogprobs:
 class TokensGenerated:
     """More of the answer: text (complete code points) and how many tokens it took.
 
-    logprobs: one entry a token, where the prompt asks for them; else none.
+    logprobs: one entry a token, where the prompt asks for them; else none. ids: of these tokens, so that another node
+    can go on with the answer; none where the engine doesn't tell them.
     """
 
     text: str
     count: int
     logprobs: tuple[TokenLogprobs, ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

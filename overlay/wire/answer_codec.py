@@ -24,12 +24,14 @@ from overlay.wire.limits import MAX_EVENT_BYTES
 from overlay.wire.prompt import MAX_ALTERNATIVES
 from overlay.wire.records import (
     pack_record,
+    pack_token_ids,
     read_array,
     read_fields,
     read_integer,
     read_number,
     read_octets,
     read_text,
+    read_token_ids,
     unpack_record,
 )
 
@@ -45,6 +47,7 @@ MAX_TOKEN_BYTES = 1024
 LOWEST_LOGPROB = -65504.0
 """What receipts can say at the least: fp16 goes no lower."""
 MAX_LOGPROBS_AT_ONCE = 64
+MAX_IDS_AT_ONCE = 1 << 12
 MAX_RETRY_AFTER_S = 86_400.0
 FINISH_REASONS = frozenset({"stop", "length"})
 
@@ -69,10 +72,11 @@ def _fields_of(event: AnswerEvent) -> tuple[object, ...]:
     match event:
         case AnswerAccepted():
             return (ACCEPTED,)
-        case TokensGenerated(text, count, ()):
-            return (TOKENS, text, count)
-        case TokensGenerated(text, count, logprobs):
-            return (TOKENS, text, count, tuple(_logprob_fields(entry) for entry in logprobs))
+        case TokensGenerated(text, count, (), ids):
+            return (TOKENS, text, count, pack_token_ids(ids))
+        case TokensGenerated(text, count, logprobs, ids):
+            told = tuple(_logprob_fields(entry) for entry in logprobs)
+            return (TOKENS, text, count, pack_token_ids(ids), told)
         case AnswerFinished(reason, prompt_tokens, completion_tokens, cached_tokens):
             return (FINISHED, reason, prompt_tokens, completion_tokens, cached_tokens)
         case ReceiptIssued(receipt):
@@ -105,15 +109,15 @@ def _read_accepted(fields: list[object]) -> AnswerAccepted:
 
 
 def _read_tokens(fields: list[object]) -> TokensGenerated:
-    _, text, count, *told = read_array(fields, 4) if len(fields) > 3 else read_fields(fields, 3)
+    _, text, count, packed, *told = read_array(fields, 5) if len(fields) > 4 else read_fields(fields, 4)
     # Text may be empty: a token can end inside a code point, and its count must not wait for the rest.
     shown = read_text(text, 0, MAX_TEXT_BYTES)
-    if not told:
-        return TokensGenerated(shown, read_integer(count, 0, MAX_TOKEN_COUNT))
-    tokens = read_integer(count, 1, MAX_LOGPROBS_AT_ONCE)
-    return TokensGenerated(
-        shown, tokens, tuple(_read_logprobs(entry) for entry in read_fields(told[0], tokens))
-    )
+    tokens = read_integer(count, 1, MAX_LOGPROBS_AT_ONCE) if told else read_integer(count, 0, MAX_TOKEN_COUNT)
+    ids = read_token_ids(packed, MAX_IDS_AT_ONCE)
+    if ids and len(ids) != tokens:
+        raise DecodeError("answer event: other than an id for each token")
+    logprobs = tuple(_read_logprobs(entry) for entry in read_fields(told[0], tokens)) if told else ()
+    return TokensGenerated(shown, tokens, logprobs, ids)
 
 
 def _read_logprobs(value: object) -> TokenLogprobs:

@@ -16,6 +16,8 @@ MAX_BIAS = 100.0
 MAX_BIASED_TOKENS = 64
 MAX_ALTERNATIVES = 20
 SESSION_BYTES = 16
+MAX_GIVEN_TOKENS = 1 << 15
+"""Tokens of an answer that can be gone on with, as many as a receipt can state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +75,26 @@ class ReplyPath:
     token: bytes
 
 
+Cache = Literal["none", "session", "public"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What an engine has to do for a prompt, without a word of where the answer goes. Fields as in `PromptMessage`."""
+
+    prompt: Prompt
+    blinding: bytes = field(repr=False)
+    cache: Cache = "session"
+    session: bytes = field(default=b"", repr=False)
+    given: tuple[int, ...] = field(default=(), repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptMessage:
     """M, the whole request as the model node reads it. response_secret and blinding are 32 bytes.
 
     session: names what cache "session" shares with, SESSION_BYTES long; empty where nothing is shared, or with all.
+    given: ids of the answer's first tokens, of one that another node has begun and did not end; the rest is wanted.
     """
 
     prompt: Prompt
@@ -87,5 +104,17 @@ class PromptMessage:
     paths: tuple[ReplyPath, ...]
     k: int
     forward: Literal["none", "group"] = "none"
-    cache: Literal["none", "session", "public"] = "session"
+    cache: Cache = "session"
     session: bytes = field(default=b"", repr=False)
+    given: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def task(self) -> Task:
+        """What of it is for the engine."""
+        return Task(
+            prompt=self.prompt,
+            blinding=self.blinding,
+            cache=self.cache,
+            session=self.session,
+            given=self.given,
+        )

@@ -16,6 +16,7 @@ from overlay.wire.prompt import (
     MAX_ALTERNATIVES,
     MAX_BIAS,
     MAX_BIASED_TOKENS,
+    MAX_GIVEN_TOKENS,
     MAX_PENALTY,
     MAX_TOP_K,
     SESSION_BYTES,
@@ -27,16 +28,18 @@ from overlay.wire.prompt import (
 )
 from overlay.wire.records import (
     pack_record,
+    pack_token_ids,
     read_array,
     read_fields,
     read_integer,
     read_number,
     read_octets,
     read_text,
+    read_token_ids,
     unpack_record,
 )
 
-FORMAT = 3
+FORMAT = 4
 SMALLEST_MESSAGE_BYTES = 1024
 MAX_MODEL_BYTES = 128
 MAX_CHAT_MESSAGES = 1024
@@ -109,6 +112,7 @@ def _fields_of(message: PromptMessage) -> tuple[object, ...]:
         message.forward,
         message.cache,
         message.session,
+        pack_token_ids(message.given),
     )
 
 
@@ -129,8 +133,8 @@ def _sampler_fields(sampler: SamplerSpec) -> tuple[object, ...]:
 
 
 def _read_message(fields: list[object]) -> PromptMessage:
-    version, model, turns, text, sampler, nonce, *rest = read_fields(fields, 14)
-    expires_unix, response_secret, blinding, paths, k, forward, cache, session = rest
+    version, model, turns, text, sampler, nonce, *rest = read_fields(fields, 15)
+    expires_unix, response_secret, blinding, paths, k, forward, cache, session, given = rest
     read_integer(version, FORMAT, FORMAT)
     reply_paths = tuple(read_reply_path(path) for path in read_array(paths, MAX_PATHS))
     return PromptMessage(
@@ -143,6 +147,7 @@ def _read_message(fields: list[object]) -> PromptMessage:
         forward=cast("Literal['none', 'group']", _read_choice(forward, FORWARDS)),
         cache=cast("Literal['none', 'session', 'public']", _read_choice(cache, CACHES)),
         session=_read_session(session, cache),
+        given=read_token_ids(given, MAX_GIVEN_TOKENS),
     )
 
 

@@ -4,6 +4,7 @@ Nothing here repairs a value: a field of another type, out of range or too long 
 one field too many. The first element of an array is never interpreted here.
 """
 
+import struct
 from math import copysign, isfinite
 from typing import cast
 
@@ -78,6 +79,22 @@ def read_octets(value: object, low: int, high: int) -> bytes:
     if type(value) is not bytes or not low <= len(value) <= high:
         raise DecodeError("record: a byte string is missing or of a wrong length")
     return value
+
+
+def pack_token_ids(ids: tuple[int, ...]) -> bytes:
+    """Token ids as u32, little-endian. Raises LocalProtocolError where one is none."""
+    try:
+        return struct.pack(f"<{len(ids)}I", *ids)
+    except struct.error as error:
+        raise LocalProtocolError(f"a token id can't be encoded: {error}") from error
+
+
+def read_token_ids(value: object, most: int) -> tuple[int, ...]:
+    """At most so many token ids, as `pack_token_ids` leaves them."""
+    packed = read_octets(value, 0, 4 * most)
+    if len(packed) % 4:
+        raise DecodeError("record: not a whole number of token ids")
+    return struct.unpack(f"<{len(packed) // 4}I", packed)
 
 
 def read_text(value: object, low: int, high: int) -> str:

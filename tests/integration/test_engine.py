@@ -52,10 +52,10 @@ def ask(question, nonce=NONCE, **terms):
     )
 
 
-async def answer(engine, prompt):
-    """Prefill, ids, text, end of one answer."""
+async def answer(engine, prompt, given=()):
+    """Prefill, ids, text, end of one answer, from behind the tokens given."""
     ids, text, first, last = [], "", None, None
-    async with engine.generate(prompt) as events:
+    async with engine.generate(prompt, given_ids=given) as events:
         async for event in events:
             match event:
                 case PromptPrefilled():
@@ -254,6 +254,42 @@ async def test_a_damaged_model_is_named_at_the_start(model, tmp_path, file, size
     message = rf"model smollm2-135m: {file} {problem}.*clove models pull smollm2-135m"
     with trio.fail_after(LONG_TIME_S), pytest.raises(ModelDamagedError, match=message):
         await Engine([folder]).serve()
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"max_tokens": 40},
+        {"max_tokens": 40, "temperature": 0.0, "repetition_penalty": 1.2, "frequency_penalty": 0.5},
+        {"max_tokens": 60, "stop": ("the",), "min_tokens": 20},
+    ],
+)
+async def test_an_answer_that_another_node_began_goes_on_with_the_same_tokens_and_text(model, terms):
+    prompt = ask("Why is the sky blue?", **terms)
+    async with running(model) as engine:
+        _, ids, text, finished = await answer(engine, prompt)
+        texts = await texts_by_token(engine, prompt)
+        assert "".join(texts) == text
+        for given in (1, 2, len(ids) // 2, len(ids) - 1, len(ids)):
+            prefilled, rest, rest_text, end = await answer(engine, prompt, tuple(ids[:given]))
+            assert rest == ids[given:]
+            assert "".join(texts[:given]) + rest_text == text
+            assert (end.reason, end.completion_tokens) == (finished.reason, len(ids))
+            assert prefilled.prompt_tokens == end.prompt_tokens == finished.prompt_tokens
+            assert end.cached_tokens <= end.prompt_tokens
+
+
+async def texts_by_token(engine, prompt):
+    async with engine.generate(prompt) as events:
+        return [event.text async for event in events if isinstance(event, TokensDecoded)]
+
+
+@pytest.mark.parametrize("given", [(49152,), (2, 5)])  # no token of the model; one after its end
+async def test_an_answer_that_can_not_be_gone_on_with_is_refused(model, given):
+    async with running(model) as engine:
+        with pytest.raises(PromptRefusedError, match="has ended already, or is not of this model"):
+            await answer(engine, ask("Why is the sky blue?"), given)
+        await answer(engine, ask("Why is the sky blue?"))
 
 
 async def test_public_blocks_are_told_and_those_of_sessions_are_not(model):

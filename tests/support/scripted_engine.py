@@ -41,7 +41,7 @@ class ScriptedEngine:
 
     @asynccontextmanager
     async def generate(
-        self, prompt: Prompt, *, cache: str, session: bytes
+        self, prompt: Prompt, *, cache: str, session: bytes, given_ids: tuple[int, ...] = ()
     ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         if prompt.model not in (CARD.alias, CARD.model_id):
             raise UnknownModelError(prompt.model, (CARD.alias,))
@@ -49,18 +49,18 @@ class ScriptedEngine:
             raise EngineBusyError(self._retry_after_s)
         self.generating += 1
         self.started.append(prompt)
-        events = self._events(prompt)
+        events = self._events(prompt, len(given_ids))
         try:
             yield events
         finally:
             await events.aclose()
             self.generating -= 1
 
-    async def _events(self, prompt: Prompt):
+    async def _events(self, prompt: Prompt, given: int):
         tokens = script_of(prompt)
         ids = tuple(range(100, 110))
         yield PromptPrefilled(len(ids), 0, prompt_hash(ids), ids)
-        for at, text in enumerate(tokens):
+        for at, text in list(enumerate(tokens))[given:]:
             await trio.sleep(self._token_s)
             yield TokensDecoded((at,), text, (-0.5,), (FINGERPRINT,))
         if self._longest_token:  # more than one event may hold

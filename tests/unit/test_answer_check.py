@@ -85,7 +85,7 @@ async def test_a_receipt_by_another_node_is_found_and_the_rest_is_still_checked(
 async def test_a_receipt_that_nobody_signed_is_not_looked_into():
     record = make_record()
     scorer = FakeScorer(honest_replay(make_receipt()))
-    forged = record.receipt[:-2] + b"\x01" + record.receipt[-1:]  # a step of the last fingerprint
+    forged = record.receipt[:-3] + b"\x01" + record.receipt[-2:]  # a step of the last fingerprint
     verdict = await check_answer(replace(record, receipt=forged), scorer)
     assert verdict.findings == {Finding.SIGNATURE}
     assert scorer.asked == []
@@ -280,7 +280,8 @@ def test_hostile_json_is_a_decode_error(text):
         ('"logit_bias": []', '"logit_bias": [[2, 1, 0]]', "pairs"),
         ('"logit_bias": []', '"logit_bias": {"2": 1}', "logit_bias"),
         ('"logprobs": null', '"logprobs": 21', "logprobs"),
-        ("clove-answer/2", "clove-answer/1", "format"),
+        ("clove-answer/3", "clove-answer/2", "format"),
+        ('"given": 0', '"given": -1', "given"),
     ],
 )
 def test_a_refused_record_names_the_field(old, new, named):
@@ -294,3 +295,39 @@ async def test_a_record_edited_by_hand_may_say_1_for_1_0():
     record = decode_record(encode_record(make_record()).replace('"temperature": 0.8', '"temperature": 1'))
     assert record.prompt.sampler.temperature == 1.0
     assert (await check(record)).findings == {Finding.SAMPLER}
+
+
+# --- answers that one node began and another went on with -----------------------------------------------
+
+
+def continued(given=6, **changes):
+    whole = make_receipt()
+    own = {"logprobs": whole.logprobs[given:], "fingerprints": whole.fingerprints[given:]}
+    return replace(make_record(make_receipt(given=given, **{**own, **changes})), given=given)
+
+
+async def test_an_answer_that_another_node_went_on_with_is_accepted():
+    record = continued()
+    verdict = await check_answer(record, FakeScorer(honest_replay(make_receipt())))
+    assert verdict.findings == frozenset()
+    assert verdict.figures.tokens == 10
+
+
+async def test_tokens_that_an_earlier_node_made_up_are_found_and_are_not_held_against_the_later_one():
+    replayed = honest_replay(make_receipt(), margins=(3.0,) * 6 + (0.0,) * 10)
+    verdict = await check_answer(continued(), FakeScorer(replayed))
+    assert verdict.findings == {Finding.GIVEN}
+    assert "6 of the first 6 tokens" in verdict.reasons[0].detail
+    assert verdict.figures.exceedances == 0
+
+
+async def test_a_node_that_made_up_its_own_part_is_found():
+    replayed = honest_replay(make_receipt(), margins=(0.0,) * 6 + (3.0,) * 10)
+    verdict = await check_answer(continued(), FakeScorer(replayed))
+    assert verdict.findings == {Finding.MARGINS}
+
+
+async def test_a_node_can_not_pass_its_own_tokens_for_given_ones():
+    record = replace(continued(), given=0)
+    verdict = await check_answer(record, FakeScorer(honest_replay(make_receipt())))
+    assert verdict.findings == {Finding.COUNTS}

@@ -15,6 +15,7 @@ from node.engine.errors import (
 from node.engine.events import GenerationFinished, ModelCard, TextDecoded
 from node.serving.answer_writer import AnswerWriter, explain_failure
 from overlay.wire.answer import AnswerFailed, AnswerFinished, ReceiptIssued, TokensGenerated
+from overlay.wire.prompt import Task
 from tests.support.descriptors import UNIX_TIME, fixed_key
 from tests.support.entropy import fixed_entropy
 from tests.support.receipts import BLINDING, PROMPT, make_stated_record
@@ -35,7 +36,7 @@ class SpokenEngine:
     cards: tuple[ModelCard, ...] = (CARD,)
 
     @asynccontextmanager
-    async def generate(self, prompt, *, cache, session):
+    async def generate(self, prompt, *, cache, session, given_ids):
         yield self._events()
 
     async def _events(self):
@@ -56,7 +57,7 @@ async def written(engine):
     writer = AnswerWriter(
         engine, fixed_key("bob"), entropy=fixed_entropy("serial"), unix_time=lambda: float(UNIX_TIME)
     )
-    await writer.write(PROMPT, BLINDING, emit, cache="session", session=b"")
+    await writer.write(Task(prompt=PROMPT, blinding=BLINDING), emit)
     return events
 
 

@@ -113,8 +113,8 @@ def test_a_receipt_costs_24_bytes_a_token_and_little_else():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        (0, 1),
-        (0, 3),
+        (0, 2),
+        (0, 4),
         (1, "m-nope"),
         (2, "torch fp32"),
         (3, [0.8, 1.0, 40, 10]),
@@ -141,6 +141,8 @@ def test_a_receipt_costs_24_bytes_a_token_and_little_else():
         (2, "upstream"),
         (14, [4, bytes(32)]),
         (14, None),
+        (15, 1),
+        (15, 17),
     ],
 )
 def test_a_signed_but_malformed_field_is_refused(field, value):
@@ -304,7 +306,7 @@ def test_vectors_are_what_this_code_makes_and_takes():
             "tokens": receipt.stated.tokens,
             "text_commitment": receipt.stated.text_commitment.hex(),
         }
-        assert stated == case["stated"]
+        assert (stated, receipt.given) == (case["stated"], case["given"])
     for case in vectors["invalid"]:
         error = {"decode": DecodeError, "authentication": AuthenticationError}[case["error"]]
         with pytest.raises(error):
