@@ -1,7 +1,7 @@
 """How long a prompt is and what its blocks are called, found out in the daemon, without the worker.
 
 Who forwards prompts has to know both before he chooses who answers, and the worker only looks between two steps. The
-tokenizer needs no torch: a model's takes some tens of megabytes, and is loaded with the first prompt.
+tokenizer needs no torch; a model's takes some tens of megabytes.
 
 The daemon has no threads but this one, and needs it: a long prompt takes a tenth of a second and more, for which
 neither the links of all circuits may stand still nor the worker be kept from its next step. Its code is handed a prompt
@@ -38,6 +38,17 @@ class PromptMeter:
         self._tokenizer: PromptTokenizer | None = None
         self._turn = trio.CapacityLimiter(1)
 
+    async def load(self) -> None:
+        """Load the tokenizer now, not with the first prompt.
+
+        That holds up the loop for a fifth of a second or more even from a thread, since the library keeps the
+        interpreter's lock meanwhile; so a daemon does it while it starts and has no circuits yet.
+
+        Raises:
+            UnsupportedModelError: the tokenizer can't be loaded.
+        """
+        await trio.to_thread.run_sync(self._loaded, limiter=self._turn, abandon_on_cancel=True)
+
     async def measure(self, prompt: Prompt, *, key: bytes, scope: bytes | None) -> Measured:
         """Tokens and names of a prompt, the same that a worker counts and tells of it under this group key.
 
@@ -57,7 +68,11 @@ class PromptMeter:
         )
 
     def _measure(self, prompt: Prompt, key: bytes, scope: bytes | None) -> Measured:
-        self._tokenizer = self._tokenizer or PromptTokenizer(self._folder)
-        ids = self._tokenizer.encode(prompt)
+        ids = self._loaded().encode(prompt)
         # The last token is always computed, as in `Scheduler`, so a block that ends with it is of no use.
         return Measured(len(ids), () if scope is None else name_chain(key, scope, ids[:-1]))
+
+    def _loaded(self) -> PromptTokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = PromptTokenizer(self._folder)
+        return self._tokenizer

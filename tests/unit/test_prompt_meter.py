@@ -38,6 +38,12 @@ async def test_full_blocks_before_the_last_token_are_named_as_a_pool_with_the_ke
     assert len(found.chain) == blocks
 
 
+async def test_once_loaded_it_needs_its_files_no_more(meter, tmp_path):
+    await meter.load()
+    (tmp_path / "tokenizer.json").unlink()
+    assert (await meter.measure(text_of(3), key=KEY, scope=PUBLIC)).tokens == 3
+
+
 async def test_a_prompt_that_shares_nothing_has_no_names(meter):
     assert await meter.measure(text_of(40), key=KEY, scope=None) == Measured(40, ())
 
@@ -57,6 +63,8 @@ async def test_what_the_tokenizer_refuses_is_refused(meter, tmp_path):
         await meter.measure(chat, key=KEY, scope=PUBLIC)
     with pytest.raises(UnsupportedModelError):
         await PromptMeter(tmp_path / "none").measure(chat, key=KEY, scope=PUBLIC)
+    with pytest.raises(UnsupportedModelError):
+        await PromptMeter(tmp_path / "none").load()
     assert (await meter.measure(text_of(1), key=KEY, scope=PUBLIC)).tokens == 1
 
 
