@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ def launch(home: Path | None, flags: Mapping[str, object]) -> None:
     Raises:
         NodeError: bad configuration, unusable home, a second daemon on it, an address in use.
     """
+    # For one prompt at a time a tokenizer's pool of threads is no use, and it would complain of every fork after it.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     place = Home.locate(home)
     config = load_config(place.config_file, flags)
     configure_logs(config.logging)

@@ -11,8 +11,9 @@ in one of three states:
   are evicted, least recently used first, when no free ones are left.
 
 A full block gets a hash once it is computed: a keyed BLAKE2b over the hash of the block before it and its own token
-ids. So equal hashes mean equal tokens from the very start, and a lookup walks the chain until a hash is unknown: a
-radix tree whose edges are blocks. The first link of a chain is the *scope*: requests of different scopes share nothing.
+ids (`node.engine.block_names`). So equal hashes mean equal tokens from the very start, and a lookup walks the chain
+until a hash is unknown: a radix tree whose edges are blocks. The first link of a chain is the *scope*: requests of
+different scopes share nothing.
 
 Tables are laid out in *runs*, blocks that follow each other in the pool, since attention reads a run in one call
 without copying: a table goes on behind its last block where it can, and a new run starts where it has room to grow.
@@ -24,30 +25,31 @@ the tables' lengths.
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import pairwise
-from struct import Struct
 from typing import assert_never
 
+from node.engine.block_names import name_block, name_chain, pack_ids
 from node.engine.events import CacheScope
 from overlay.wire import group
 
 BLOCK_TOKENS = group.BLOCK_TOKENS
-HASH_BYTES = 8
 CACHE_KEY_BYTES = 16
 PUBLIC_SCOPE = b"public"
-_IDS = Struct(f"<{BLOCK_TOKENS}I")
 _EVICTED_AT_ONCE = 32
 """Evicting one at a time would scatter a table over the pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockStored:
-    """A block can be shared from now on within a scope. parent: the hash before it in its chain; b"" at the start."""
+    """A block can be shared from now on within a scope.
+
+    parent: the hash before it in its chain; b"" at the start. ids: of its tokens, as `block_names.pack_ids` has them.
+    """
 
     hash: bytes
     parent: bytes
     scope: bytes
+    ids: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,7 @@ class BlockManager:
 
     def chain(self, scope: bytes | None, tokens: Sequence[int]) -> list[bytes]:
         """The hashes of the full blocks of these tokens; none without a scope."""
-        if scope is None:
-            return []
-        hashes: list[bytes] = []
-        for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            hashes.append(self._hash(hashes[-1] if hashes else scope, tokens[start : start + BLOCK_TOKENS]))
-        return hashes
+        return [] if scope is None else list(name_chain(self._key, scope, tokens))
 
     def match(self, hashes: Iterable[bytes]) -> int:
         """How many leading blocks of a chain are held or kept."""
@@ -174,13 +171,14 @@ class BlockManager:
         """The next block of a table is full and computed, and can be shared. tokens: the BLOCK_TOKENS in it."""
         if table.scope is not None:
             parent = table.hashes[-1] if table.hashes else b""
-            found = self._hash(parent or table.scope, tokens)
+            ids = pack_ids(tokens)
+            found = name_block(self._key, parent or table.scope, ids)
             block = table.blocks[len(table.hashes)]
             table.hashes.append(found)
             if found not in self._by_hash:  # else another sequence computed the same meanwhile
                 self._by_hash[found] = block
                 self._hashes[block] = found
-                self._tell(BlockStored(found, parent, table.scope))
+                self._tell(BlockStored(found, parent, table.scope, ids))
 
     def release(self, table: BlockTable) -> None:
         """A table is not needed any more. Its last blocks are evicted first: they are of use to the fewest."""
@@ -195,9 +193,6 @@ class BlockManager:
                 self._free.add(block)
         table.blocks.clear()
         table.hashes.clear()
-
-    def _hash(self, parent: bytes, tokens: Sequence[int]) -> bytes:
-        return blake2b(parent + _IDS.pack(*tokens), key=self._key, digest_size=HASH_BYTES).digest()
 
     def _take(self, after: int | None, wanted: int) -> int:
         if after is not None and after + 1 in self._free:

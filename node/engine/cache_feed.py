@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 import trio
 
+from node.engine.block_names import MAX_KEY_BYTES
 from node.engine.events import CacheReport
 from node.engine.protocol import ReportCache
 from overlay.wire.prompt import ModelId
@@ -32,8 +33,9 @@ class _State(Enum):
 class CacheFeed:
     """Reports on one model for one reader."""
 
-    def __init__(self, model_id: ModelId, post: Post) -> None:
+    def __init__(self, model_id: ModelId, key: bytes, post: Post) -> None:
         self.model_id = model_id
+        self._key = _checked(key)
         self._post = post
         self._reports: deque[CacheReport] = deque()
         self._state = _State.LOST
@@ -43,14 +45,27 @@ class CacheFeed:
         """The next report. One that `begins` makes all earlier ones void."""
         await trio.lowlevel.checkpoint()
         while not self._reports:
-            if self._state is _State.LOST and self._post(ReportCache(self.model_id, is_wanted=True)):
+            if self._state is _State.LOST and self._post(ReportCache(self.model_id, self._key)):
                 self._state = _State.ASKED
             self._woken = trio.Event()
             await self._woken.wait()
         return self._reports.popleft()
 
+    def rekey(self, key: bytes) -> None:
+        """The group's key has turned: the worker is asked anew, and the next report `begins`, under this key.
+
+        Raises:
+            ValueError: it is empty, or over MAX_KEY_BYTES.
+        """
+        self._key = _checked(key)
+        self._reports.clear()
+        self._state = _State.LOST
+        self._woken.set()
+
     def put(self, report: CacheReport) -> None:
         """The worker told this."""
+        if report.key != self._key:
+            return
         if report.begins and self._state is _State.ASKED:
             self._state = _State.FOLLOWING
         if self._state is not _State.FOLLOWING:
@@ -65,7 +80,7 @@ class CacheFeed:
     def worker_gone(self) -> None:
         """All that was told is void."""
         self._reports.clear()
-        self._reports.append(CacheReport(self.model_id, begins=True))
+        self._reports.append(CacheReport(self.model_id, self._key, begins=True))
         self._state = _State.LOST
         self._woken.set()
 
@@ -82,16 +97,20 @@ class CacheFeeds:
         self._post = post
 
     @contextmanager
-    def opened(self, model_id: ModelId) -> Iterator[CacheFeed]:
-        """A feed while the context lasts."""
-        feed = CacheFeed(model_id, self._post)
+    def opened(self, model_id: ModelId, key: bytes) -> Iterator[CacheFeed]:
+        """A feed while the context lasts. A worker tells under the key that it was given last, so a model has one.
+
+        Raises:
+            ValueError: the key is empty, or over MAX_KEY_BYTES.
+        """
+        feed = CacheFeed(model_id, key, self._post)
         self._feeds.append(feed)
         try:
             yield feed
         finally:
             self._feeds.remove(feed)
             if not self._of(model_id):
-                self._post(ReportCache(model_id, is_wanted=False))
+                self._post(ReportCache(model_id, b""))
 
     def put(self, report: CacheReport) -> None:
         """The worker told this."""
@@ -110,3 +129,10 @@ class CacheFeeds:
 
     def _of(self, model_id: ModelId) -> list[CacheFeed]:
         return [feed for feed in self._feeds if feed.model_id == model_id]
+
+
+def _checked(key: bytes) -> bytes:
+    """A key that the worker can hash with: a wrong one would end it."""
+    if not 1 <= len(key) <= MAX_KEY_BYTES:
+        raise ValueError(f"a group key of {len(key)} bytes")
+    return key

@@ -1,9 +1,10 @@
 """What the engine tells its caller, as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from overlay.wire.answer import TokenLogprobs
+from overlay.wire.group import BlockHash
 from overlay.wire.prompt import ModelId
 
 CacheScope = Literal["none", "session", "public"]
@@ -99,14 +100,15 @@ class Replay:
 class CacheReport:
     """Blocks of a model's cache that anybody may share. begins: what was told before is void, and this starts anew.
 
-    stored: (hash, hash of the block before it, or b"") of blocks that are there now; evicted: hashes of those that
-    are not. Each block is in one report once, as it was at the end.
+    key: the group key that names are under. stored: names of blocks that are there now; evicted: of those that are not.
+    Each is in one report once, as it was at the end, in no order.
     """
 
     model_id: ModelId
+    key: bytes = field(repr=False)
     begins: bool
-    stored: tuple[tuple[bytes, bytes], ...] = ()
-    evicted: tuple[bytes, ...] = ()
+    stored: tuple[BlockHash, ...] = ()
+    evicted: tuple[BlockHash, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ and must go.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import msgpack
 
@@ -63,10 +63,13 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class ReportCache:
-    """Tell which public blocks a model has, and then what changes; or, not is_wanted, no more of it."""
+    """Tell which public blocks a model has, in names under a group key, and then what changes.
+
+    key: b"" means no more of it.
+    """
 
     model_id: ModelId
-    is_wanted: bool
+    key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

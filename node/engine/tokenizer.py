@@ -43,15 +43,15 @@ class PromptTokenizer:
             PromptRefusedError: it is empty, or the model has no template for conversations or refuses this one.
         """
         if prompt.text is not None:
-            encoded = self._tokenizer.encode(prompt.text)
+            ids = self._encode(prompt.text, add_special_tokens=True)
         else:
             if self._template is None:
                 raise PromptRefusedError("this model has no chat template; send it a plain text to complete")
             rendered = self._template.render(prompt.messages)
-            encoded = self._tokenizer.encode(rendered, add_special_tokens=False)
-        if not encoded.ids:
+            ids = self._encode(rendered, add_special_tokens=False)
+        if not ids:
             raise PromptRefusedError("the prompt is empty")
-        return tuple(encoded.ids)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of these ids, special tokens left out."""
@@ -61,6 +61,12 @@ class PromptTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one token stands for; of a special token its name."""
         return self._spelling.bytes_of(token_id)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        # As a batch of one: it gives the same ids, but lets other Python threads run, where `encode` holds them up
+        # for its whole length, which is half a second for the longest prompts.
+        (encoded,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+        return tuple(encoded.ids)
 
 
 def _read_tokenizer(file: Path) -> Tokenizer:

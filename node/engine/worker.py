@@ -156,10 +156,13 @@ def _obey(pipes: Pipes, engines: "dict[ModelId, ModelEngine]", command: Command 
         case Cancel():
             for engine in engines.values():
                 engine.cancel(command.request)
-        case ReportCache(model_id, is_wanted):
+        case ReportCache(model_id, key):
             if model_id in engines:
                 blocks = engines[model_id].public_blocks
-                (blocks.begin if is_wanted else blocks.cease)()
+                if key:
+                    blocks.begin(key)
+                else:
+                    blocks.cease()
         case _:
             raise ValueError(f"a worker takes no {type(command).__name__}")
 

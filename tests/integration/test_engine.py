@@ -10,9 +10,11 @@ import pytest
 import trio
 
 from crypto.seeded import prompt_hash
+from node.engine.block_manager import scope_of
 from node.engine.errors import EngineBusyError, ModelDamagedError, PromptRefusedError, PromptTooLongError
 from node.engine.events import GenerationFinished, PromptPrefilled, TokensDecoded
 from node.engine.models import ModelStore
+from node.engine.prompt_meter import PromptMeter
 from node.engine.pull import pull
 from node.engine.settings import EngineSettings
 from node.engine.sources import parse_source
@@ -23,6 +25,8 @@ from verify.fingerprint import distance
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 NONCE = bytes(range(32))
+KEY, NEXT_KEY = bytes(range(16)), bytes(range(1, 17))
+PUBLIC = scope_of("public", b"")
 WORDS = ("cats", "rain", "iron", "bread")
 LONG_TIME_S = 240
 
@@ -301,15 +305,46 @@ async def test_public_blocks_are_told_and_those_of_sessions_are_not(model):
                 (prefilled, *_) = [event async for event in events]
             return prefilled.prompt_tokens
 
-        with engine.cache.opened(engine.cards[0].model_id) as feed:
+        with engine.cache.opened(engine.cards[0].model_id, KEY) as feed:
             assert (await feed.receive()).begins
             await answer_for("session")
             tokens = await answer_for("public")
             told = await feed.receive()
     assert (told.begins, told.evicted) == (False, ())
-    hashes = [found for found, _ in told.stored]
-    assert len(hashes) == tokens // 16
-    assert [parent for _, parent in told.stored] == [b"", *hashes[:-1]]
+    assert len(told.stored) == tokens // 16
+
+
+async def test_a_worker_s_names_are_those_that_the_daemon_finds_for_the_same_prompt(model):
+    """They are different processes, and the worker's own key is none that the daemon knows."""
+    meter = PromptMeter(model.folder)
+    text = "Why is the sky blue? Antworte auf Deutsch, \u2603 bitte. " * 20
+    chat = ask(text, max_tokens=20)
+    plain = replace(ask("", max_tokens=1), messages=(), text=text)
+
+    async def names_told(feed, chain):
+        """Those of a chain, in the order in which they are told; others, of answers, are left out."""
+        names = []
+        while len(names) < len(chain):
+            names += [name for name in (await feed.receive()).stored if name in chain]
+        return tuple(names)
+
+    async with running(model) as engine:
+        with engine.cache.opened(engine.cards[0].model_id, KEY) as feed:
+            assert (await feed.receive()).begins
+            for prompt in (chat, plain):
+                measured = await meter.measure(prompt, key=KEY, scope=PUBLIC)
+                assert len(measured.chain) == (measured.tokens - 1) // 16
+                for cached in (0, 16 * len(measured.chain)):
+                    async with engine.generate(prompt, cache="public") as events:
+                        (prefilled, *_) = [event async for event in events]
+                    assert (prefilled.prompt_tokens, prefilled.cached_tokens) == (measured.tokens, cached)
+                assert await names_told(feed, measured.chain) == measured.chain
+            feed.rekey(NEXT_KEY)
+            chains = [(await meter.measure(each, key=NEXT_KEY, scope=PUBLIC)).chain for each in (chat, plain)]
+            told = await feed.receive()
+    assert told.begins
+    assert {*chains[0], *chains[1]} <= set(told.stored)
+    assert set(chains[1]).isdisjoint(measured.chain)
 
 
 async def test_a_node_that_is_busy_refuses_a_long_prompt_and_says_how_busy_it_is(model):

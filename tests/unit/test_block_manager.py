@@ -15,6 +15,7 @@ from node.engine.block_manager import (
     BlockTable,
     scope_of,
 )
+from node.engine.block_names import pack_ids
 
 KEY = bytes(range(16))
 
@@ -94,12 +95,16 @@ def test_growing_over_the_pool_changes_nothing():
     assert manager.available == 2
 
 
-def test_events_tell_what_is_sharable_with_its_parent():
+def test_events_tell_what_is_sharable_with_its_parent_and_its_tokens():
     told = []
     manager = BlockManager(4, KEY, told.append)
     fill(manager, BlockTable(b"all"), words(2))
     first, second = manager.chain(b"all", words(2))
-    assert told == [BlockStored(first, b"", b"all"), BlockStored(second, first, b"all")]
+    ids = [pack_ids(words(2)[:BLOCK_TOKENS]), pack_ids(words(2)[BLOCK_TOKENS:])]
+    assert told == [
+        BlockStored(first, b"", b"all", ids[0]),
+        BlockStored(second, first, b"all", ids[1]),
+    ]
 
 
 def test_tables_that_grow_by_turns_stay_in_one_run_each():

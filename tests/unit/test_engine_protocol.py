@@ -54,8 +54,8 @@ FRAMES = (
     Refused(3, report_error(errors.PromptTooLongError(9000, 8191))),
     LoadFailed(report_error(errors.ModelDamagedError("a", "config.json", "is missing"))),
     Beat(),
-    ReportCache(MODEL, is_wanted=True),
-    CacheReport(MODEL, begins=True, stored=((bytes(8), b""),), evicted=(bytes(8),)),
+    ReportCache(MODEL, bytes(16)),
+    CacheReport(MODEL, bytes(16), begins=True, stored=(bytes(8),), evicted=(bytes(8),)),
     LoadReport(
         EngineLoad(
             model_id=MODEL,
