@@ -6,11 +6,12 @@ STAMP  := $(VENV)/.installed
 export CLOVE_MODELS ?= $(CURDIR)/.models
 SOURCES := crypto overlay verify node tests benchmarks deploy docs
 
-.PHONY: demo test test-more check format setup model clean help system
+.PHONY: demo test test-more test-kills check format setup model clean help system
 help:
 	@echo "make demo    bring up a local network, ask a question, see what happened"
 	@echo "make test    set up and run all tests"
 	@echo "make test-more  the tests that take longer or need Node.js"
+	@echo "make test-kills  a hundred answers, each of whose model nodes is killed"
 	@echo "make check   format, lint, types, architecture, unit tests"
 	@echo "make bench-NAME   one benchmark of benchmarks/ (for example bench-dispersal)"
 
@@ -36,12 +37,15 @@ demo: model
 
 test: model
 	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not wheel and not js and not models and not upstream"
+	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not hundred and not wheel and not js and not models and not upstream"
 
 # What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js,
 # a second model, another model server.
 test-more: model
 	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js or models or upstream"
+
+test-kills: model
+	@$(BIN)/python -m pytest tests/integration/test_kills.py -q -m hundred
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .

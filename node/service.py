@@ -30,8 +30,8 @@ from node.logs import get_logger
 from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter
 from node.store import Store, StoredAnswer
-from overlay.client.answering import Answering
 from overlay.client.client import Client
+from overlay.client.completion import Completion
 from overlay.errors import AnswerError, NoRouteError
 from overlay.transport.switch import Switch
 from overlay.wire.answer import (
@@ -97,7 +97,7 @@ class Recorder:
                     pass
             yield event
 
-    def record(self, blinding: bytes, unix_time: float) -> AnswerRecord | None:
+    def record(self, blinding: bytes, unix_time: float, given: int) -> AnswerRecord | None:
         """The record of a whole answer, None for one that ended early."""
         if self.finished is None or self.receipt is None:
             return None
@@ -110,26 +110,29 @@ class Recorder:
             numerics_class=self.offer.numerics_class,
             receipt=self.receipt,
             created_unix=int(unix_time),
+            given=given,
         )
 
-    def account(self, answering: Answering | None) -> AnswerAccount:
+    def account(self, completion: Completion | None) -> AnswerAccount:
         """What happened."""
         now, finished = self.clock.now(), self.finished
-        terms = answering.request.terms if answering is not None else None
-        paths = answering.paths_used if answering is not None else []
+        terms = completion.current.request.terms if completion is not None else None
+        attempts = completion.attempts if completion is not None else []
+        paths = [path for attempt in attempts for path in attempt.paths_used]
         return AnswerAccount(
             node=self.node_id.hex(),
             model=self.offer.alias,
             circuits=tuple(tuple(relay.hex() for relay in path) for path in paths),
             k=terms.k if terms is not None else 0,
             n=terms.n if terms is not None else 0,
-            cloves_sent=answering.cloves_sent if answering is not None else 0,
+            cloves_sent=sum(attempt.cloves_sent for attempt in attempts),
             prompt_tokens=finished.prompt_tokens if finished else 0,
             completion_tokens=finished.completion_tokens if finished else 0,
             cached_tokens=finished.cached_tokens if finished else 0,
             ttft_s=None if self.first_token_at is None else self.first_token_at - self.started,
             duration_s=now - self.started,
-            paths_replaced=answering.paths_replaced if answering is not None else 0,
+            paths_replaced=sum(attempt.paths_replaced for attempt in attempts),
+            nodes_failed=tuple(attempt.node_id.hex() for attempt in attempts[:-1]),
         )
 
 
@@ -203,22 +206,25 @@ class NodeService:
         self, answer_id: str, prompt: Prompt, client: Client
     ) -> AsyncGenerator[Recorder, None]:
         started = self._clock.now()
-        async with client.complete(prompt) as answering:
+        async with client.complete(prompt) as completion:
             recorder = Recorder(
                 answer_id=answer_id,
                 prompt=prompt,
-                node_id=answering.node_id,
-                offer=answering.offer,
+                node_id=completion.current.node_id,
+                offer=completion.offer,
                 started=started,
                 clock=self._clock,
-                events=answering.__aiter__,
+                events=completion.__aiter__,
             )
-            self._metrics.cloves.labels("sent").inc(answering.cloves_sent)
             try:
                 yield recorder
             finally:
-                self._metrics.failovers.labels("during").inc(answering.paths_replaced)
-            self._keep(recorder, answering.request.message.blinding, answering)
+                attempts = completion.attempts
+                self._metrics.cloves.labels("sent").inc(sum(each.cloves_sent for each in attempts))
+                self._metrics.failovers.labels("path").inc(sum(each.paths_replaced for each in attempts))
+                self._metrics.failovers.labels("node").inc(len(attempts) - 1)
+            recorder.node_id, recorder.offer = completion.current.node_id, completion.offer
+            self._keep(recorder, completion.current.request.message.blinding, completion)
 
     @asynccontextmanager
     async def _answer_here(
@@ -252,11 +258,12 @@ class NodeService:
             nursery.cancel_scope.cancel()
             self._keep(recorder, blinding, None)
 
-    def _keep(self, recorder: Recorder, blinding: bytes, answering: Answering | None) -> None:
-        record = recorder.record(blinding, self._clock.unix_time())
+    def _keep(self, recorder: Recorder, blinding: bytes, completion: Completion | None) -> None:
+        given = completion.given if completion is not None else 0
+        record = recorder.record(blinding, self._clock.unix_time(), given)
         if record is None:
             return
-        account = json.dumps(asdict(recorder.account(answering)))
+        account = json.dumps(asdict(recorder.account(completion)))
         answer = StoredAnswer(recorder.answer_id, self._clock.unix_time(), encode_record(record), account)
         try:
             self._store.keep_answer(answer)
@@ -271,6 +278,7 @@ class NodeService:
             return None
         fields = json.loads(stored.account)
         fields["circuits"] = tuple(tuple(path) for path in fields["circuits"])
+        fields["nodes_failed"] = tuple(fields.get("nodes_failed", ()))
         return KeptAnswer(stored.answer_id, stored.created_unix, stored.record, AnswerAccount(**fields))
 
     # --- reporting --------------------------------------------------------------------------------------

@@ -80,7 +80,10 @@ class CircuitInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerAccount:
-    """What happened for one answer, kept beside it. node: the model node's hex id; circuits: their relays."""
+    """What happened for one answer, kept beside it. node: the model node's hex id; circuits: their relays.
+
+    nodes_failed: hex ids of nodes that began the answer and did not end it.
+    """
 
     node: str
     model: str
@@ -94,6 +97,7 @@ class AnswerAccount:
     ttft_s: float | None
     duration_s: float
     paths_replaced: int = 0
+    nodes_failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

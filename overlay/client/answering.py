@@ -94,6 +94,7 @@ class Answering:
         }
         self._entropy = entropy
         self._undelivered: set[int] = set()
+        """Paths whose proxy does not reach the model node, and which have brought nothing since it said so."""
         self._heard = False
         self._complete = False
         self._events: deque[AnswerEvent] = deque()
@@ -183,6 +184,7 @@ class Answering:
             case ResponseReceived(_, data):
                 if not self._heard:
                     self._note_heard()
+                self._undelivered.discard(number)
                 self._take(self._receiver.receive_cell(number, data, trio.current_time()))
             case CircuitClosed(_, blamed):
                 carrier.circuit.subscribers.pop(carrier.message, None)
@@ -205,7 +207,11 @@ class Answering:
         self._undelivered.add(number)
         terms = self.request.terms
         failed = self._undelivered & self._carriers.keys()
-        if not self._heard and len(failed) > terms.n - terms.k:
+        if len(failed) <= terms.n - terms.k:
+            return
+        if self._heard:
+            self._fail("model_node_lost", "the model node is gone", 1.0)
+        else:
             self._fail("model_node_unreachable", "the model node can't be reached from its proxies", 1.0)
 
     def _wake(self, now: float) -> None:

@@ -16,6 +16,7 @@ from crypto.sealed import SealingPublicKey
 from overlay.client.answering import Answering, reply_path
 from overlay.client.circuit_pool import CircuitPool
 from overlay.client.circuit_set import CircuitSet
+from overlay.client.completion import Completion
 from overlay.client.pooled_circuit import PooledCircuit
 from overlay.errors import AnswerError, LocalProtocolError
 from overlay.protocol.envelope import SealingTarget
@@ -32,18 +33,20 @@ from overlay.wire.limits import MESSAGE_BYTES
 from overlay.wire.prompt import Prompt
 
 CIRCUITS_TIMEOUT_S = 20.0
-MAX_ATTEMPTS = 3
-"""Model nodes that are tried for one prompt, as long as none has begun to answer it."""
+MAX_TRIES = 3
+"""Model nodes that are tried in turn until one begins to answer."""
 SHUNNED_S = 60.0
 """A model node that could not be reached or fell silent is asked again only after this, unless it is the only one."""
 _ELSEWHERE = frozenset(
     {
         "model_node_unreachable",
         "model_node_silent",
+        "model_node_lost",
         "answer_malformed",
         "answer_cut_short",
         "draining",
         "engine_down",
+        "engine_failed",
         "busy",
     }
 )
@@ -87,47 +90,56 @@ class Client:
             self.pool.to(others[draw_below(len(others), self._entropy)].node_id)
 
     @asynccontextmanager
-    async def complete(self, prompt: Prompt) -> AsyncIterator[Answering]:
+    async def complete(self, prompt: Prompt) -> AsyncIterator[Completion]:
         """Send a prompt and give its answer; leaving the context ends the answer, at the model node too.
 
         Entering waits until a model node has begun to answer. One that can't be reached, is busy or says nothing
-        gives way to another; what its successors see is a prompt with secrets of its own.
+        gives way to another, and so does one that fails in the middle of its answer (`Completion`).
 
         Raises:
             AnswerError: no node serves the model, the prompt can't be sent, or no node would answer.
             NoRouteError: the circuits can't be had.
         """
-        answering = await self._begin(prompt)
-        try:
-            yield answering
-        finally:
-            self._note_end(answering)
-            answering.end()
 
-    async def _begin(self, prompt: Prompt) -> Answering:
-        tried: list[NodeId] = []
+        async def go_on(failed: Answering, given: tuple[int, ...]) -> Answering:
+            self._note_end(failed)
+            return await self._begin(prompt, given, failed)
+
+        first = await self._begin(prompt, (), None)
+        completion = Completion(first, go_on, lambda error: error.code in _ELSEWHERE)
+        try:
+            yield completion
+        finally:
+            self._note_end(completion.current)
+            completion.current.end()
+
+    async def _begin(self, prompt: Prompt, given: tuple[int, ...], failed: Answering | None) -> Answering:
+        """Begin to get an answer, or what is left of one. failed: the attempt before; its likes go on with it."""
+        like = failed.offer if failed is not None and given else None
+        tried = [failed.node_id] if failed is not None else []
+        most = len(tried) + MAX_TRIES
         while True:
-            node = self._choose_node(prompt.model, tried)
+            node = self._choose_node(prompt.model, tried, like)
             tried.append(node.node_id)
-            answering = await self._attempt(prompt, node)
+            answering = await self._attempt(prompt, node, given)
             error = answering.error
             if error is None:
                 return answering
             self._note_end(answering)
             if (
                 error.code not in _ELSEWHERE
-                or len(tried) == MAX_ATTEMPTS
-                or not self._has_other(prompt, tried)
+                or len(tried) == most
+                or not self._others(prompt.model, tried, like)
             ):
                 raise error
 
-    async def _attempt(self, prompt: Prompt, node: Descriptor) -> Answering:
+    async def _attempt(self, prompt: Prompt, node: Descriptor, given: tuple[int, ...]) -> Answering:
         """Ask one node, up to the first sign of an answer or of a failure."""
         circuits = self.pool.to(node.node_id)
         opened = await circuits.wait_open(CIRCUITS_TIMEOUT_S)
         # It may have started again meanwhile, with other keys.
         node = self._switch.directory.find(node.node_id) or node
-        answering = self._open(prompt, node, circuits, opened)
+        answering = self._open(prompt, given, node, circuits, opened)
         try:
             answering.start(self._switch)
             await answering.wait_begun()
@@ -143,14 +155,18 @@ class Client:
         if answering.error is not None and answering.error.code in _ELSEWHERE:
             self._shunned[answering.node_id] = trio.current_time() + SHUNNED_S
 
-    def _has_other(self, prompt: Prompt, tried: list[NodeId]) -> bool:
+    def _others(self, model: str, tried: Collection[NodeId], like: ModelOffer | None) -> list[Descriptor]:
+        """Nodes that serve the model; with `like`, such as give the same tokens."""
         ends = {*tried, self._switch.node_id}
-        return any(node.node_id not in ends for node in self._switch.directory.serving(prompt.model))
+        return [
+            node
+            for node in self._switch.directory.serving(model)
+            if node.node_id not in ends and (like is None or _is_alike(node.offer_of(model), like))
+        ]
 
-    def _choose_node(self, model: str, tried: Collection[NodeId] = ()) -> Descriptor:
+    def _choose_node(self, model: str, tried: Collection[NodeId], like: ModelOffer | None) -> Descriptor:
         """A node that serves the model; not one that has just failed, and rather one with open circuits."""
-        serving = self._switch.directory.serving(model)
-        nodes = [node for node in serving if node.node_id not in (self._switch.node_id, *tried)]
+        nodes = self._others(model, tried, like)
         if not nodes:
             raise AnswerError("model_not_found", self._explain_missing(model))
         now = trio.current_time()
@@ -181,7 +197,12 @@ class Client:
         return f"no node serves {model!r}; models served now: {known}"
 
     def _open(
-        self, prompt: Prompt, node: Descriptor, circuits: CircuitSet, opened: list[PooledCircuit]
+        self,
+        prompt: Prompt,
+        given: tuple[int, ...],
+        node: Descriptor,
+        circuits: CircuitSet,
+        opened: list[PooledCircuit],
     ) -> Answering:
         key = node.sealing_keys[-1]
         target = SealingTarget(self._terms.network, node.node_id, key.epoch, SealingPublicKey(key.public))
@@ -196,12 +217,22 @@ class Client:
                 unix_time=self._unix_time(),
                 entropy=self._entropy,
                 session=self._sessions.name(prompt, node.node_id, trio.current_time()),
+                given=given,
             )
         except LocalProtocolError as error:
             raise AnswerError("prompt_not_sendable", str(error)) from None
         receiver = AnswerReceiver(request.terms, trio.current_time(), self._terms.timing)
         carried = list(zip(opened, messages, strict=True))
         return Answering(request, receiver, circuits, carried, _offer_of(node, prompt.model), self._entropy)
+
+
+def _is_alike(offer: ModelOffer | None, other: ModelOffer) -> bool:
+    """Whether both give the same tokens to the same prompt and nonce."""
+    return (
+        offer is not None
+        and (offer.model_id, offer.numerics_class) == (other.model_id, other.numerics_class)
+        and offer.context_tokens >= other.context_tokens
+    )
 
 
 def _offer_of(node: Descriptor, model: str) -> ModelOffer:

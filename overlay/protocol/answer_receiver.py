@@ -9,7 +9,7 @@ from crypto.dispersal import reassemble
 from crypto.errors import AuthenticationError, CryptoError, DecodeError
 from overlay.protocol.answer_cell import AnswerCell, AnswerTerms, CellKind, open_cell
 from overlay.protocol.path_health import ObservedClock, PathHealth, newly_silent
-from overlay.wire.answer import AnswerEvent
+from overlay.wire.answer import AnswerEvent, TokensGenerated
 from overlay.wire.answer_codec import EventReader
 from overlay.wire.limits import ANSWER_CELL_BYTES, MAX_ANSWER_BYTES, MAX_BLOCKS_AHEAD
 
@@ -19,14 +19,16 @@ class AnswerTiming:
     """When a client stops waiting. Spans in seconds.
 
     first: from the prompt's sending to the first sound cell. idle: between cells of all paths together.
-    progress: between events; a model node may queue and prefill that long. silent: no cell on one path while
+    progress: before the first token; a model node may queue and prefill that long. pause: between events after it; the
+    next node goes on where this one stopped, so impatience costs little. silent: no cell on one path while
     others deliver. grace: added to `silent` for a path that has just been put in. stalled: a block misses
     fragments and nothing more of it comes.
     """
 
     first_s: float = 10.0
-    idle_s: float = 10.0
+    idle_s: float = 5.0
     progress_s: float = 120.0
+    pause_s: float = 10.0
     silent_s: float = 1.5
     grace_s: float = 3.0
     stalled_s: float = 1.0
@@ -121,6 +123,7 @@ class AnswerReceiver:
         self._last_cell: float | None = None
         self._started = now
         self._last_event = now
+        self._has_begun = False
         self._stalled_since: float | None = None
         for number in range(terms.n):
             self._paths[number] = _Path(terms.key(number), PathHealth(self._timing.silent_s, 0.0))
@@ -230,6 +233,7 @@ class AnswerReceiver:
         self._stalled_since = None
         if events:
             self._last_event = now
+            self._has_begun = self._has_begun or any(isinstance(each, TokensGenerated) for each in events)
         if not partial.is_last:
             return events
         if not self._reader.is_between_events:
@@ -268,8 +272,9 @@ class AnswerReceiver:
 
     def _deadlines(self) -> list[tuple[float, Callable[[float], list[ReceiverEvent]]]]:
         timing = self._timing
+        patience_s = timing.pause_s if self._has_begun else timing.progress_s
         deadlines: list[tuple[float, Callable[[float], list[ReceiverEvent]]]] = [
-            (self._last_event + timing.progress_s, lambda _: self._time_out("progress"))
+            (self._last_event + patience_s, lambda _: self._time_out("progress"))
         ]
         if self._last_cell is None:
             deadlines.append((self._started + timing.first_s, lambda _: self._time_out("first")))

@@ -42,7 +42,7 @@ class ResponseReceived:
 
 @dataclass(frozen=True, slots=True)
 class CloveUndelivered:
-    """The proxy could not hand this message's clove on. Use another path for it."""
+    """The proxy could not hand this message's clove on, or has lost the node that was answering it."""
 
     message: bytes
 

@@ -39,11 +39,15 @@ from overlay.wire.limits import (
 
 @dataclass(slots=True, eq=False)
 class Reply:
-    """By whom and on which circuit a message may be answered. destinations: where its cloves went."""
+    """By whom and on which circuit a message may be answered. destinations: where its cloves went.
+
+    answered_at: when an answer cell came last.
+    """
 
     proxy: "Proxy"
     message: bytes
     destinations: list[NodeId]
+    answered_at: float = float("-inf")
 
 
 class Proxy:

@@ -46,6 +46,9 @@ from overlay.wire.limits import (
     RELAY_BUILD_TIMEOUT_S,
 )
 
+ANSWERING_S = 5.0
+"""An answer whose last cell is older has ended, and nobody waits for more of it."""
+
 
 class RelayMachine:
     """All circuits through one node. Pure: every input returns what the driver must do, in order.
@@ -247,10 +250,19 @@ class RelayMachine:
         return [effect for circuit in waiting for effect in self._destroy(circuit)]
 
     def link_closed(self, peer: NodeId, now: float) -> list[Effect]:
-        """The link to `peer` is gone, and every circuit on it."""
-        return [
-            effect for circuit in self._table.on_link(peer) for effect in self._destroy(circuit, told_by=peer)
+        """The link to `peer` is gone, and every circuit on it.
+
+        Who is getting an answer from there hears of it at once, and need not wait for a silence to be long enough.
+        """
+        lost = [
+            reply
+            for reply in self._replies.values()
+            if reply.answered_at > now - ANSWERING_S and peer in reply.destinations
         ]
+        effects = [effect for reply in lost for effect in reply.proxy.report_undelivered(reply.message)]
+        for circuit in self._table.on_link(peer):
+            effects += self._destroy(circuit, told_by=peer)
+        return effects
 
     def send_failed(self, peer: NodeId, circ_id: CircuitId, now: float) -> list[Effect]:
         """A circuit's queue to `peer` is full. A dropped cell would break the layers, so destroy it."""
@@ -276,6 +288,7 @@ class RelayMachine:
         except CircuitViolationError:
             self.counters.circuits_overflowed += 1
             return [*self._destroy(circuit), RefuseAnswer(peer, reply_token)]
+        reply.answered_at = now
         self.counters.answers_passed += 1
         circuit.touched_at = now
         return effects

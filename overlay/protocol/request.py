@@ -101,10 +101,12 @@ def open_request(
     unix_time: float,
     entropy: Entropy,
     session: bytes = b"",
+    given: tuple[int, ...] = (),
 ) -> Request:
     """Makes a request of a prompt. Raises LocalProtocolError where it can't be sent (too long, bad k).
 
     session: the name (`SessionNames`) that goes with it where the terms say that it may share with its session.
+    given: ids of the answer's first tokens, where another node has begun it.
     """
     if not 1 <= terms.k <= len(paths) <= MAX_PATHS:
         raise LocalProtocolError(f"{terms.k} of {len(paths)} paths: n is at most {MAX_PATHS}, k at most n")
@@ -120,6 +122,7 @@ def open_request(
         forward=terms.forward,
         cache=terms.cache,
         session=session if terms.cache == "session" else b"",
+        given=given,
     )
     encoded = encode_prompt_message(message)
     if EPOCH_BYTES + SEALED_OVERHEAD_BYTES + 1 + clove_bytes(len(encoded), terms.k) > MAX_SEALED_BYTES:

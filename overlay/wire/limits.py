@@ -120,6 +120,10 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """The whole stream of one answer. A model node can't write more; at a client a longer one is malformed."""
 
 # --- answers, at a client -------------------------------------------------------------------------
+MAX_ATTEMPTS = 8
+"""Nodes that give parts of one answer. Over it, the answer ends with the error of the last one."""
+MAX_FRUITLESS_ATTEMPTS = 3
+"""Failures in a row without a token between them. Over it, the same."""
 MAX_EVENT_BYTES = 1 << 20
 """One event of an answer; a receipt takes about 25 bytes a token. A longer one ends the answer as malformed."""
 MAX_BLOCKS_AHEAD = 1024

@@ -106,8 +106,8 @@ async def test_a_model_node_lost_mid_answer_is_an_error_soon(autojump_clock):
 
         with pytest.raises(AnswerError) as caught:
             await net.ask(prompt, during=after(10, kill))
-        assert caught.value.code == "model_node_silent"
-        assert trio.current_time() - killed_at[0] < 15.0
+        assert caught.value.code == "model_node_lost"
+        assert trio.current_time() - killed_at[0] < 1.0
 
 
 async def test_a_model_node_that_is_gone_is_an_error_at_once(autojump_clock):
@@ -136,10 +136,11 @@ async def test_after_a_model_node_died_mid_answer_the_next_prompt_avoids_it(auto
         async def kill(_told):
             await net["m0"].kill()
 
-        with pytest.raises(AnswerError):
-            await net.ask(a_prompt(tokens=2000), during=after(10, kill))
+        begun = await net.ask(a_prompt(tokens=200), during=after(10, kill))
+        assert [attempt.node_id for attempt in begun.attempts] == [net["m0"].node_id, net["m1"].node_id]
         prompt = a_prompt("Again")
-        assert (await net.ask(prompt)).text == answer_to(prompt)
+        told = await net.ask(prompt)
+        assert (told.text, len(told.attempts)) == (answer_to(prompt), 1)
 
 
 async def test_a_client_that_dies_frees_the_engine(autojump_clock):

@@ -200,6 +200,7 @@ class Told:
     finished: AnswerFinished | None = None
     receipt: bytes | None = None
     answering: Answering | None = None
+    attempts: list[Answering] = field(default_factory=list)
 
 
 @dataclass
@@ -244,6 +245,13 @@ class Network:
         return all(node.switch.directory.find(other.node_id) is not None for node in alive for other in alive)
 
     @property
+    def now_answering(self) -> NodeId | None:
+        """The model node that generates something, if one does."""
+        return next(
+            (node.node_id for node in self.nodes.values() if node.engine and node.engine.generating), None
+        )
+
+    @property
     def client(self) -> Client:
         return self["c"].client
 
@@ -251,7 +259,7 @@ class Network:
         """The client's question and the whole answer. during: called (and awaited) after each token."""
         told = Told()
         async with self.client.complete(prompt) as answering:
-            told.answering = answering
+            told.answering = answering.current
             async for event in answering:
                 match event:
                     case TokensGenerated(text, count):
@@ -263,6 +271,7 @@ class Network:
                         told.finished = event
                     case ReceiptIssued(receipt):
                         told.receipt = receipt
+            told.attempts, told.answering = answering.attempts, answering.current
         return told
 
     async def circuits(self, destination: str = "m0") -> list[PooledCircuit]:

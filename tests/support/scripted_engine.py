@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -34,6 +34,9 @@ class ScriptedEngine:
         self.generating = 0
         self.started: list[Prompt] = []
         self.finished = 0
+        self.at_token: Callable[[int], Awaitable[None]] | None = None
+        """Awaited before each token, with its number: what goes wrong there."""
+        self.given: list[int] = []
         self._token_s = token_s
         self._slots = slots
         self._longest_token = longest_token
@@ -49,6 +52,7 @@ class ScriptedEngine:
             raise EngineBusyError(self._retry_after_s)
         self.generating += 1
         self.started.append(prompt)
+        self.given.append(len(given_ids))
         events = self._events(prompt, len(given_ids))
         try:
             yield events
@@ -62,6 +66,8 @@ class ScriptedEngine:
         yield PromptPrefilled(len(ids), 0, prompt_hash(ids), ids)
         for at, text in list(enumerate(tokens))[given:]:
             await trio.sleep(self._token_s)
+            if self.at_token is not None:
+                await self.at_token(at)
             yield TokensDecoded((at,), text, (-0.5,), (FINGERPRINT,))
         if self._longest_token:  # more than one event may hold
             yield TokensDecoded((0,), "x" * self._longest_token, (-0.5,), (FINGERPRINT,))

@@ -12,7 +12,7 @@ from overlay.wire.update import Update
 from tests.support.answers import StapledAnswer, a_request
 
 N = 4
-PATIENT = AnswerTiming(first_s=1e6, idle_s=1e6, progress_s=1e6)
+PATIENT = AnswerTiming(first_s=1e6, idle_s=1e6, progress_s=1e6, pause_s=1e6)
 STARTED = 100.0
 LONGEST_NOW = STARTED + 9.0
 indexes = st.integers(0, N - 1)
