@@ -2,8 +2,9 @@
 
 `make bench-group-traffic`, or `python -m benchmarks.group_traffic [--quick]`. GroupMachines in virtual time, every
 message 50 ms on its way. Each member gets prompts at random moments, some of whose blocks are public: a prefix drawn by
-Zipf's law, kept by LRU. So a prompt stores a few blocks and evicts as many; prompts are not sent where their prefix is, so
-more is stored than by a group that forwards well. A signature is checked once for all members, since they are alike.
+Zipf's law, kept by LRU. So a prompt stores a few blocks and evicts as many; prompts are not sent where their prefix is,
+so more is stored than in a group that forwards well. Members have been at work for some minutes before they meet, each
+for another time, so that their logs begin anew at different moments. A signature is checked once for all members.
 """
 
 import argparse
@@ -26,16 +27,17 @@ from overlay.wire.messages import encode_message
 GROUP = GroupId(bytes(16))
 DELAY_S = 0.05
 PREFIXES = 1000
-CACHE_BLOCKS = 2000
+CACHE_BLOCKS = 1000
 SLOTS = 16
 ANSWER_S = 5.0
 TOKENS_PER_S = 5000.0
 WARM_UP_S = 30.0
+PAST_S = 900.0
 
 
 def make_prefixes(draw: random.Random) -> list[list[BlockHash]]:
-    """Public prefixes of 4 to 32 blocks; each tenth is longer by what a longer instruction adds."""
-    return [[draw.randbytes(8) for _ in range(draw.randint(4, 32))] for _ in range(PREFIXES)]
+    """Public prefixes of 4 to 16 blocks."""
+    return [[draw.randbytes(8) for _ in range(draw.randint(4, 16))] for _ in range(PREFIXES)]
 
 
 @dataclass(eq=False)
@@ -104,19 +106,30 @@ class Group:
         self.behind: list[float] = []
         self.load_ages: list[float] = []
         for node in self.nodes.values():
+            self._let_work(node)
             node.machine.set_members(list(self.nodes))
             self.at(self.draw.random(), self.waking(node))
             self.at(self.draw.expovariate(prompts_per_s), self.prompting(node))
 
     def _make_node(self, key: IdentityKey) -> Node:
         machine = GroupMachine(
-            key.node_id, GROUP, sign=key.sign, incarnation=1, holders=PrefixTree(), now=0.0
+            key.node_id, GROUP, sign=key.sign, incarnation=1, holders=PrefixTree(), now=-PAST_S
         )
-        node = Node(key, machine)
-        blocks = self.draw.sample([block for prefix in self.prefixes for block in prefix], CACHE_BLOCKS)
-        node.cache.update(dict.fromkeys(blocks))
-        machine.tell_blocks(blocks, ())
-        return node
+        return Node(key, machine)
+
+    def _let_work(self, node: Node) -> None:
+        """Fill its cache, then let it change for some time."""
+        start = -self.draw.uniform(PAST_S / 2, PAST_S)
+        while len(node.cache) < CACHE_BLOCKS:
+            self._prompt(node, start)
+        while start < 0:
+            start += self.draw.expovariate(self.rate)
+            self._prompt(node, start)
+            node.machine.handle_deadline(start)
+
+    def _prompt(self, node: Node, now: float) -> None:
+        (prefix,) = self.draw.choices(self.prefixes, self.weights)
+        node.take_prompt(prefix, self.draw, now)
 
     def at(self, when: float, action: Callable[[float], None]) -> None:
         """Do this then."""
@@ -127,8 +140,7 @@ class Group:
         """Prompts that come to a node."""
 
         def come(now: float) -> None:
-            (prefix,) = self.draw.choices(self.prefixes, self.weights)
-            node.take_prompt(prefix, self.draw, now)
+            self._prompt(node, now)
             self.at(now + self.draw.expovariate(self.rate), come)
 
         return come

@@ -209,7 +209,8 @@ class GroupMachine:
         if not self._is_member(peer):
             self.counters["of_strangers"] += 1
             return []
-        return self._receive_load(peer, blob, now) or []
+        found = self._receive_load(peer, blob, now)
+        return self._name_forger(peer, now) if found is None else found
 
     def _receive_load(self, peer: NodeId, blob: bytes, now: float) -> list[GroupOutput] | None:
         """None where it is malformed or forged."""
@@ -259,8 +260,7 @@ class GroupMachine:
             for blob in blobs:
                 found = receive(peer, blob, now)
                 if found is None:
-                    self.counters["forged"] += 1
-                    return outputs + self._name(peer, "news that its origin did not sign", now)
+                    return outputs + self._name_forger(peer, now)
                 outputs += found
         return outputs
 
@@ -294,6 +294,10 @@ class GroupMachine:
             bounds.stand_still(now)
             return self._name(entry.origin, "a log longer than it may be", now)
         return []
+
+    def _name_forger(self, peer: NodeId, now: float) -> list[GroupOutput]:
+        self.counters["forged"] += 1
+        return self._name(peer, "news that its origin did not sign", now)
 
     def _name(self, member: NodeId, reason: str, now: float) -> list[GroupOutput]:
         self.counters["misbehaved"] += 1

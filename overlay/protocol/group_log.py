@@ -8,9 +8,9 @@ compare *vectors* (how far each log is known) and hand over what the other lacks
 next one of its log; one that comes twice or too early is dropped, and a later comparison brings what is missing. So any
 order, loss and duplication of entries ends with the same view everywhere.
 
-A log would grow for ever. When it mentions more blocks than twice those that are there, the member writes a new *base*:
-entries with all that is there. What lies before a base is void, and who is behind starts at the base. That costs at
-most as much again as the changes themselves.
+A log would grow for ever. When it mentions four times as many blocks as are there, the member writes a new *base*:
+entries with all that is there. What lies before a base is void, and who is behind starts at the base. That costs a
+third as much again as the changes themselves; as much again, where it is MAX_LOG_BLOCKS that the log has come to.
 
 A member that starts anew has another *incarnation*, greater than the last; its log begins anew, too. It is a number of
 the member's own (the time of its start, by its own clock), compared with nobody else's.
@@ -37,6 +37,8 @@ from overlay.wire.limits import (
     MAX_LOG_ENTRIES,
 )
 
+_LONGEST = 4
+"""Times as many blocks as are left that a log may mention."""
 _SMALLEST_LOG = 4 * MAX_ENTRY_BLOCKS
 """Blocks that a log may mention however few are left: a base of its own would not be worth it."""
 
@@ -105,7 +107,8 @@ class LogWriter:
 
     def _is_too_long(self, more: int) -> bool:
         entries = self._next - self._base + more // MAX_ENTRY_BLOCKS + 2
-        return self._mentioned + more > max(2 * len(self._live), _SMALLEST_LOG) or entries > MAX_LOG_ENTRIES
+        most_blocks = min(MAX_LOG_BLOCKS, max(_LONGEST * len(self._live), _SMALLEST_LOG))
+        return self._mentioned + more > most_blocks or entries > MAX_LOG_ENTRIES
 
     def begin_anew(self) -> list[LogEntry]:
         """Entries that make all earlier ones void: what is there must be told again."""

@@ -17,12 +17,13 @@ from overlay.wire.limits import (
     LOG_BASE_BURST,
     LOG_BASES_PER_S,
     LOG_BLOCKS_PER_S,
-    LOG_BURST_BLOCKS,
     MAX_LOG_BLOCKS,
 )
 
 LOAD_S = 5.0
 """A load that has not changed is told again after this, so that others see how old it is."""
+_BURST_BLOCKS = 8192
+"""Changes that are told at once. A base follows 1,536 of them or more, so others take all the bases that come of it."""
 _NOTABLE = 1.25
 _QUEUED_TOKENS, _ANSWERS, _ANSWER_S = 512, 4, 1.0
 """What is added to both sides before they are compared: two small numbers differ by much and mean the same."""
@@ -40,9 +41,9 @@ class Teller:
         self._pending: dict[BlockHash, bool] = {}
         # A log begins with a base, even of nothing: it makes void what an earlier life told.
         self._must_begin = True
-        # Half of what others take: bases repeat at most as much as was changed.
-        self._blocks = RateBucket(burst=LOG_BURST_BLOCKS / 2, per_s=LOG_BLOCKS_PER_S / 2, now=now)
-        self._bases = RateBucket(burst=LOG_BASE_BURST / 2, per_s=LOG_BASES_PER_S / 2, now=now)
+        # Half of what others take a second, since a base may repeat all that was changed.
+        self._blocks = RateBucket(burst=_BURST_BLOCKS, per_s=LOG_BLOCKS_PER_S / 2, now=now)
+        self._bases = RateBucket(burst=LOG_BASE_BURST / 4, per_s=LOG_BASES_PER_S / 4, now=now)
         self._newest: LoadReport | None = None
         self._told: tuple[LoadReport, bytes] | None = None
         self._load_seq = 0

@@ -123,8 +123,8 @@ def _read_entry(body: bytes) -> LogEntry:
 
 
 def _read_blocks(data: bytes) -> tuple[BlockHash, ...]:
-    if len(data) % BLOCK_HASH_BYTES:
-        raise DecodeError("log entry: not a whole number of blocks")
+    if len(data) % BLOCK_HASH_BYTES or len(data) > MAX_ENTRY_BLOCKS * BLOCK_HASH_BYTES:
+        raise DecodeError("log entry: not a whole number of blocks, or too many")
     blocks = tuple(data[at : at + BLOCK_HASH_BYTES] for at in range(0, len(data), BLOCK_HASH_BYTES))
     if len(set(blocks)) != len(blocks):
         raise DecodeError("log entry: the same block twice")
