@@ -8,7 +8,7 @@ from hashlib import shake_256
 from pathlib import Path
 
 from crypto.identity import IdentityKey
-from overlay.protocol.group import ring_neighbours
+from overlay.protocol.group_members import ring_neighbours
 from overlay.wire.group import Load, LoadReport, LogEntry, Speed, group_id
 from overlay.wire.group_codec import LOAD_CONTEXT, LOG_CONTEXT, SIGNATURE_BYTES, sign_load, sign_log_entry
 from overlay.wire.prompt import ModelId

@@ -41,6 +41,7 @@ from crypto.identity import NodeId
 from overlay.protocol.group_bounds import MemberBounds
 from overlay.protocol.group_load import GroupLoads, HeardLoad
 from overlay.protocol.group_log import GroupLogs, Holders, Taken
+from overlay.protocol.group_members import GroupMembers
 from overlay.protocol.group_teller import Teller
 from overlay.wire.group import (
     BlockHash,
@@ -51,7 +52,6 @@ from overlay.wire.group import (
     LogEntry,
     MemberTag,
     Speed,
-    Vector,
     member_tag,
 )
 from overlay.wire.group_codec import Sign, decode_load, decode_log_entry
@@ -125,8 +125,7 @@ class GroupMachine:
         self._teller = Teller(node_id, group, sign, incarnation, now)
         self._logs = GroupLogs(holders)
         self._loads = GroupLoads()
-        self._members: dict[MemberTag, NodeId] = {member_tag(node_id): node_id}
-        self._neighbours: tuple[NodeId, ...] = ()
+        self._members = GroupMembers(node_id)
         self._turn = 0
         self._bounds: dict[NodeId, MemberBounds] = {}
         self._tell_at = now
@@ -137,38 +136,25 @@ class GroupMachine:
     @property
     def members(self) -> Collection[NodeId]:
         """The members as they are known, this node too."""
-        return self._members.values()
+        return self._members.ids
 
     @property
     def neighbours(self) -> tuple[NodeId, ...]:
         """The members to whom this one's vectors go: there should be links to them."""
-        return self._neighbours
+        return self._members.neighbours
 
     def set_members(self, ids: Collection[NodeId]) -> None:
         """Who is in the group, by the directory. This node always is. Those gone are forgotten.
 
         Over MAX_GROUP_MEMBERS those who are not in yet stay out; so do all whose ids begin alike.
         """
-        alike = Counter(map(member_tag, {self._node_id, *ids}))
-        fine = {each for each in ids if alike[member_tag(each)] == 1} - {self._node_id}
-        old = set(self._members.values())
-        chosen = sorted(fine & old) + sorted(fine - old)
-        members = {self._node_id, *chosen[: MAX_GROUP_MEMBERS - 1]}
-        for gone in old - members:
+        for gone in self._members.set(ids):
             self._logs.forget(gone)
             self._loads.forget(gone)
-        self._members = {member_tag(each): each for each in members}
-        self._neighbours = ring_neighbours(self._node_id, members)
-        self._forget_bounds(members)
-
-    def _forget_bounds(self, members: Collection[NodeId]) -> None:
-        """Rates outlive a membership, so that leaving and coming back earns nobody a fresh burst; but not for ever."""
-        departed = [member for member in self._bounds if member not in members]
+        # Rates outlive a membership, so that leaving and coming back earns nobody a fresh burst; but not for ever.
+        departed = [member for member in self._bounds if member not in self._members]
         for member in departed[: max(0, len(departed) - MAX_GROUP_MEMBERS)]:
             del self._bounds[member]
-
-    def _is_member(self, node_id: NodeId) -> bool:
-        return self._members.get(member_tag(node_id)) == node_id
 
     def _bounds_of(self, member: NodeId, now: float) -> MemberBounds:
         if member not in self._bounds:
@@ -206,7 +192,7 @@ class GroupMachine:
 
     def learn_load(self, peer: NodeId, blob: bytes, now: float) -> list[GroupOutput]:
         """Take a report that rode on another message of `peer`, whoever's it is."""
-        if not self._is_member(peer):
+        if peer not in self._members:
             self.counters["of_strangers"] += 1
             return []
         found = self._receive_load(peer, blob, now)
@@ -222,7 +208,7 @@ class GroupMachine:
         if origin == self._node_id:
             self._teller.outdo_loads(report.known)
             return []
-        if not self._is_member(origin):
+        if origin not in self._members:
             return self._name(peer, "reports of nodes that are no members", now)
         if not self._loads.is_news(report):
             return []
@@ -238,7 +224,7 @@ class GroupMachine:
         if message.group != self._group:
             self.counters["of_other_groups"] += 1
             return []
-        if peer == self._node_id or not self._is_member(peer):
+        if peer == self._node_id or peer not in self._members:
             self.counters["of_strangers"] += 1
             return []
         if not self._bounds_of(peer, now).received.take(counted_bytes(message), now):
@@ -273,7 +259,7 @@ class GroupMachine:
         if entry.origin == self._node_id:
             self._teller.outdo_entries(Known(entry.incarnation, entry.seq + 1))
             return []
-        if not self._is_member(entry.origin):
+        if entry.origin not in self._members:
             return self._name(peer, "entries of nodes that are no members", now)
         return self._take_entry(entry, blob, now)
 
@@ -317,7 +303,7 @@ class GroupMachine:
     def _give(self, peer: NodeId, vector: GroupVector, now: float) -> list[GroupOutput]:
         """What the other lacks, as much as there is room for."""
         room = min(_NEWS_BYTES, self._bounds_of(peer, now).sent.available(now) - 64)
-        their_entries, their_loads = self._named(vector.entries), self._named(vector.loads)
+        their_entries, their_loads = self._members.named(vector.entries), self._members.named(vector.loads)
         # Loads come first, but leave room for entries, so that neither waits for the other for ever.
         loads = self._loads.lacking(their_loads, room // 2, only=their_loads if vector.is_reply else None)
         room -= sum(len(blob) + BLOB_HEADER_BYTES for blob in loads)
@@ -326,15 +312,12 @@ class GroupMachine:
             return []
         return self._send(peer, GroupNews(self._group, tuple(entries), tuple(loads)), now)
 
-    def _named(self, part: Mapping[MemberTag, Known]) -> Vector:
-        return {self._members[tag]: known for tag, known in part.items() if tag in self._members}
-
     def _wanted(
         self, theirs: Mapping[MemberTag, Known], ours: Callable[[NodeId], Known | None], now: float
     ) -> dict[MemberTag, Known]:
         """How far we know what the other knows more of."""
         found: dict[MemberTag, Known] = {}
-        for member, their_known in self._named(theirs).items():
+        for member, their_known in self._members.named(theirs).items():
             known = ours(member) or _NOTHING_KNOWN
             is_wanted = member != self._node_id and not self._bounds_of(member, now).stands_still(now)
             if is_wanted and known < their_known != NOTHING_WANTED:
@@ -344,9 +327,9 @@ class GroupMachine:
     def _vector(self, now: float) -> GroupVector:
         entries = {member_tag(member): known for member, known in self._logs.vector().items()}
         loads = {member_tag(member): known for member, known in self._loads.vector().items()}
-        for tag, member in self._members.items():
+        for member in self._members.ids:
             if member in self._bounds and self._bounds[member].stands_still(now):
-                entries[tag] = NOTHING_WANTED
+                entries[member_tag(member)] = NOTHING_WANTED
         return GroupVector(self._group, entries, loads, is_reply=False)
 
     def _send(self, peer: NodeId, message: GroupMessage, now: float) -> list[GroupOutput]:
@@ -369,10 +352,10 @@ class GroupMachine:
         if now < self._sync_at:
             return []
         self._sync_at = now + SYNC_S
-        if not self._neighbours:
+        if not self.neighbours:
             return []
         self._turn += 1
-        peer = self._neighbours[self._turn % len(self._neighbours)]
+        peer = self.neighbours[self._turn % len(self.neighbours)]
         return self._send(peer, self._vector(now), now)
 
     def _tell(self, now: float) -> None:
@@ -380,11 +363,3 @@ class GroupMachine:
             self._logs.receive(entry, blob)
         if (told := self._teller.write_load(now)) is not None:
             self._loads.receive(*told, now)
-
-
-def ring_neighbours(node_id: NodeId, members: Collection[NodeId]) -> tuple[NodeId, ...]:
-    """The members 1, 2, 4, ... places after a node on the ring of all ids, itself one of them."""
-    ring = sorted(members)
-    here = ring.index(node_id)
-    steps = (1 << power for power in range(len(ring).bit_length()))
-    return tuple(ring[(here + step) % len(ring)] for step in steps if step < len(ring))

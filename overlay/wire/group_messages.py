@@ -5,7 +5,7 @@ the member, entries and reports with a smaller seq are known. A member's log and
 and so a row; where they don't, there are two, and `_SILENT` stands for what a row does not speak of.
 
 A member is named by the first 8 bytes of its NodeId. Nodes whose ids begin alike can't be told apart, so nobody takes
-them for members (`overlay/protocol/group.py`).
+them for members (`overlay/protocol/group_members.py`).
 """
 
 from collections.abc import Mapping

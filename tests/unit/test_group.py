@@ -6,8 +6,9 @@ import pytest
 
 from crypto.identity import NodeId
 from overlay.errors import LocalProtocolError
-from overlay.protocol.group import SYNC_S, GroupMachine, SendGroupMessage, ring_neighbours
+from overlay.protocol.group import SYNC_S, GroupMachine, SendGroupMessage
 from overlay.protocol.group_bounds import NAMING_PERIOD_S
+from overlay.protocol.group_members import ring_neighbours
 from overlay.protocol.group_teller import LOAD_S
 from overlay.routing.prefix_tree import PrefixTree
 from overlay.wire.group import GroupId, Known, LoadReport, member_tag

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.errors import AuthenticationError, CryptoError, DecodeError
@@ -79,6 +79,7 @@ def report(**changes):
     )
 
 
+@settings(deadline=None)
 @given(entries())
 def test_an_entry_survives_a_round_trip(found):
     signed = decode_log_entry(sign_log_entry(ALICE.sign, GROUP, found), GROUP)
@@ -86,18 +87,21 @@ def test_an_entry_survives_a_round_trip(found):
     assert signed.check() == found
 
 
+@settings(deadline=None)
 @given(reports)
 def test_a_load_survives_a_round_trip(found):
     assert decode_load(sign_load(ALICE.sign, GROUP, found), GROUP).check() == found
 
 
 @pytest.mark.parametrize("decode", [decode_log_entry, decode_load])
+@settings(deadline=None)
 @given(data=st.binary(max_size=300) | st.binary(min_size=LOAD_BYTES, max_size=LOAD_BYTES))
 def test_decoders_raise_only_decode_error(decode, data):
     with pytest.raises(CryptoError):
         decode(data, GROUP).check()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_malformed_or_not_signed(data):
     for sign, decode, value in (

@@ -6,7 +6,7 @@ import pytest
 from crypto.errors import AuthenticationError, DecodeError
 from crypto.identity import IdentityKey
 from docs.spec.make_vectors_groups import make
-from overlay.protocol.group import ring_neighbours
+from overlay.protocol.group_members import ring_neighbours
 from overlay.wire.group import Load, LoadReport, LogEntry, Speed, group_id
 from overlay.wire.group_codec import decode_load, decode_log_entry, sign_load, sign_log_entry
 
