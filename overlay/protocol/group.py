@@ -24,6 +24,8 @@ What a member may do wrong, and what happens:
   are not looked at.
 - A log that grows or begins anew faster than honest ones do, or is too long: it stands still for STANDSTILL_S and its
   origin is named. Meanwhile our vector wants nothing of it. One with a gap stands still by itself.
+- All that a member ever signed, played to a newcomer in its order: it looks like a flood of that member's, whose log
+  then stands still there and who is named. What was signed carries no time that a newcomer could go by.
 - A vector that lies: its sender gets what it says it lacks, within a rate, and is asked for what it never gives.
 
 Who is named is named once in NAMING_PERIOD_S for each reason. Nothing is compared between members' clocks: an
