@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from crypto.identity import NodeId
-from overlay.routing.cost import Load, Sent, Speed
+from overlay.routing.cost import Sent
 from overlay.routing.forwarding import Candidate
 from overlay.routing.prefix_tree import PrefixTree
+from overlay.wire.group import Load, Speed
 
 BLOCK_TOKENS = 512
 CHUNK = 512
@@ -81,6 +82,7 @@ class Node:
             attended_s=self.factor * ATTENDED_S,
             decode_step_s=self.factor * DECODE_S * max(1, len(self.running)),
             mixed_tokens=CHUNK,
+            chunk_tokens=CHUNK,
         )
 
     def _decode_s(self) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgpack
 
+from overlay.wire.group import GroupId, Known
+from overlay.wire.group_messages import GroupNews, GroupVector
 from overlay.wire.messages import (
     AnswerCellSent,
     AnswerRefused,
@@ -36,6 +38,13 @@ MESSAGES: dict[str, ControlMessage] = {
     "clove_delivered": CloveDelivered(TOKEN, b"sealed"),
     "answer_cell_sent": AnswerCellSent(TOKEN, bytes(984)),
     "answer_refused": AnswerRefused(TOKEN),
+    "group_vector": GroupVector(
+        GroupId(TOKEN),
+        {NODE[:8]: Known(7, 3), OTHER[:8]: Known(8, 0)},
+        {NODE[:8]: Known(7, 9), OTHER[:8]: Known(9, 1)},
+        is_reply=False,
+    ),
+    "group_news": GroupNews(GroupId(TOKEN), (b"one", b"two"), (b"load",)),
 }
 
 REFUSED: dict[str, bytes] = {
@@ -52,6 +61,11 @@ REFUSED: dict[str, bytes] = {
     "half an index entry": msgpack.packb([17, bytes(41)]),
     "an empty descriptor": msgpack.packb([19, [b""]]),
     "a long reason": msgpack.packb([3, "x" * 201]),
+    "half a row of a vector": msgpack.packb([48, TOKEN, 0, bytes(21)]),
+    "a row of a vector twice": msgpack.packb([48, TOKEN, 0, bytes(44)]),
+    "a row that says nothing": msgpack.packb([48, TOKEN, 0, bytes(14) + b"\xff" * 8]),
+    "a truth value for a reply": msgpack.packb([48, TOKEN, True, b""]),
+    "a report of load too long": msgpack.packb([49, TOKEN, [], [bytes(140)]]),
     "bytes after the array": msgpack.packb([2]) + b"\0",
     "longer than its kind allows": msgpack.packb([3, "x" * 1200]),
 }

@@ -12,37 +12,7 @@ show yet.
 
 from dataclasses import dataclass
 
-CHUNK_TOKENS = 512
-"""Prompt tokens that a member reads in a step while it answers nobody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """What a member has measured of itself, in seconds.
-
-    prefill_token_s: of one prompt token in a long chunk. attended_s: of one token attending to one position.
-    decode_step_s: of a step of its present answers. mixed_tokens: prompt tokens that it reads in a step while it
-    answers others.
-    """
-
-    prefill_token_s: float
-    attended_s: float
-    decode_step_s: float
-    mixed_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """How busy a member is.
-
-    queued_tokens: uncached prompt tokens that it has yet to read. free_slots: answers that could begin at once.
-    answer_s: until the next of its answers is over, where no slot is free.
-    """
-
-    queued_tokens: int
-    decoding: int
-    free_slots: int
-    answer_s: float
+from overlay.wire.group import Load, Speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +52,6 @@ def predict_wait(speed: Speed, load: Load, sent: Sent, *, tokens: int, cached: i
 
 def _token_s(speed: Speed, load: Load) -> float:
     """Seconds of a prompt token, the steps of running answers included that take turns with chunks."""
-    chunk = speed.mixed_tokens if load.decoding else CHUNK_TOKENS
+    chunk = speed.mixed_tokens if load.decoding else speed.chunk_tokens
     pressure = speed.decode_step_s / chunk if load.decoding else 0.0
     return speed.prefill_token_s + pressure

@@ -21,9 +21,9 @@ from itertools import islice
 
 from crypto.entropy import Entropy
 from crypto.identity import NodeId
-from overlay.routing.cost import Load, Sent, Speed, Wait, predict_wait
+from overlay.routing.cost import Sent, Wait, predict_wait
 from overlay.routing.draw import draw_each
-from overlay.wire.group import BLOCK_TOKENS
+from overlay.wire.group import BLOCK_TOKENS, Load, Speed
 
 PROBES = 3
 FRESH_S = 0.1

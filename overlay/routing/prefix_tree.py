@@ -14,7 +14,8 @@ What is known comes from two sources:
   two periods later: by then the member has told of them, or they are of a kind that is not told (a session's).
 
 The holders of a block are the bits of one integer, since a step of a match is then one lookup and one `&`, however many
-members there are. Members' bits are not used again until there are many of those who left; then all are renumbered.
+members there are. For each member there is also a set of the blocks that it told, so that what it told can be undone at
+the cost of telling it, and its bit be given to another.
 
 Bounds: over `max_blocks` the block that was touched longest ago goes; over `max_member_blocks` a member's further
 claims are not taken, so one that floods pushes nobody out.
@@ -28,8 +29,6 @@ from overlay.wire.group import BlockHash
 
 MAX_BLOCKS = 1 << 18
 MAX_MEMBER_BLOCKS = 1 << 15
-MOST_LEFT = 64
-"""Members who left and whose bits are still taken."""
 
 
 class PrefixTree:
@@ -53,8 +52,8 @@ class PrefixTree:
         self._period_s = period_s
         self._bits: dict[NodeId, int] = {}
         self._members: dict[int, NodeId] = {}
-        self._held: dict[NodeId, int] = {}
-        self._left = 0
+        self._blocks: dict[NodeId, set[BlockHash]] = {}
+        self._free: list[int] = []
         self._present = 0
         self._told: OrderedDict[BlockHash, int] = OrderedDict()
         self._expected: dict[BlockHash, int] = {}
@@ -68,52 +67,59 @@ class PrefixTree:
 
     def held_by(self, member: NodeId) -> int:
         """How many told blocks are a member's."""
-        return self._held.get(member, 0)
+        return len(self._blocks.get(member, ()))
 
     # --- what members tell ------------------------------------------------------------------------------
 
     def store(self, member: NodeId, blocks: Iterable[BlockHash]) -> int:
         """A member holds these. Returns how many were not taken, for want of room for that member."""
-        bit, held, refused = self._bit(member), self._held.get(member, 0), 0
+        bit, refused = self._bit(member), 0
+        held = self._blocks[member]
         for block in blocks:
             holders = self._told.get(block, 0)
             if holders & bit:
                 continue
-            if held >= self._max_member_blocks:
+            if len(held) >= self._max_member_blocks:
                 refused += 1
                 continue
             if not holders and len(self._told) >= self._max_blocks:
-                self._held[member] = held
                 self._drop_oldest()
-                held = self._held[member]
             self._told[block] = self._shared(holders | bit)
             self._told.move_to_end(block)
-            held += 1
-        self._held[member] = held
+            held.add(block)
         return refused
 
     def evict(self, member: NodeId, blocks: Iterable[BlockHash]) -> None:
         """A member has lost these, also where we only expected them."""
         bit = self._bits.get(member, 0)
         for block in blocks:
-            holders = self._told.get(block, 0)
-            if holders & bit:
-                self._held[member] -= 1
-                _put(self._told, block, self._shared(holders & ~bit))
+            if self._told.get(block, 0) & bit:
+                self._blocks[member].remove(block)
+                self._take(self._told, block, bit)
             for part in (self._expected, self._fading):
                 if part.get(block, 0) & bit:
-                    _put(part, block, self._shared(part[block] & ~bit))
+                    self._take(part, block, bit)
+
+    def retract(self, member: NodeId) -> None:
+        """All that a member told is void, since it tells it anew. What we expect of it stays."""
+        bit = self._bits.get(member, 0)
+        for block in self._blocks.get(member, ()):
+            self._take(self._told, block, bit)
+        if bit:
+            self._blocks[member] = set()
 
     def forget(self, member: NodeId) -> None:
         """A member has left, or begins anew: nothing of what was known of it holds."""
+        self.retract(member)
         bit = self._bits.pop(member, 0)
         if not bit:
             return
-        del self._members[bit], self._held[member]
+        for part in (self._expected, self._fading):
+            for block in [block for block, holders in part.items() if holders & bit]:
+                self._take(part, block, bit)
+        del self._members[bit], self._blocks[member]
         self._present &= ~bit
-        self._left += 1
-        if self._left > MOST_LEFT:
-            self._renumber()
+        self._free.append(bit)
 
     # --- what we expect ---------------------------------------------------------------------------------
 
@@ -164,8 +170,8 @@ class PrefixTree:
     def _bit(self, member: NodeId) -> int:
         bit = self._bits.get(member)
         if bit is None:
-            bit = 1 << (len(self._bits) + self._left)
-            self._bits[member], self._members[bit], self._held[member] = bit, member, 0
+            bit = self._free.pop() if self._free else 1 << len(self._bits)
+            self._bits[member], self._members[bit], self._blocks[member] = bit, member, set()
             self._present |= bit
         return bit
 
@@ -181,32 +187,15 @@ class PrefixTree:
             self._alike = {}
         return self._alike.setdefault(holders, holders)
 
+    def _take(self, blocks: dict[BlockHash, int], block: BlockHash, bit: int) -> None:
+        """Take one holder from a block, and the block away with its last."""
+        left = blocks[block] & ~bit
+        if left:
+            blocks[block] = self._shared(left)
+        else:
+            del blocks[block]
+
     def _drop_oldest(self) -> None:
-        _, holders = self._told.popitem(last=False)
-        for member in self._named(holders & self._present):
-            self._held[member] -= 1
-
-    def _renumber(self) -> None:
-        """Give those who are present the first bits, and drop what only those who left held."""
-        moves = [(old, 1 << index) for index, old in enumerate(sorted(self._members))]
-        members = [self._members[old] for old, _ in moves]
-        moved: dict[int, int] = {}
-
-        def move(holders: int) -> int:
-            if holders not in moved:
-                moved[holders] = sum(new for old, new in moves if holders & old)
-            return moved[holders]
-
-        self._told = OrderedDict((block, move(held)) for block, held in self._told.items() if move(held))
-        self._expected = {block: move(held) for block, held in self._expected.items() if move(held)}
-        self._fading = {block: move(held) for block, held in self._fading.items() if move(held)}
-        self._bits = {member: new for member, (_, new) in zip(members, moves, strict=True)}
-        self._members = {bit: member for member, bit in self._bits.items()}
-        self._present, self._left, self._alike = sum(self._members), 0, {}
-
-
-def _put(blocks: dict[BlockHash, int], block: BlockHash, holders: int) -> None:
-    if holders:
-        blocks[block] = holders
-    else:
-        del blocks[block]
+        block, holders = self._told.popitem(last=False)
+        for member in self._named(holders):
+            self._blocks[member].remove(block)

@@ -1,9 +1,10 @@
 """Joins a node's links with its machines: the only place where cells and control messages change hands.
 
 A cell that comes in belongs to a circuit that this node opened as a client (found by link and circuit id) or else
-to the relay machine. A control message belongs to the membership machine, to the relay machine (answer cells) or
-to whoever serves models here (`ModelPort`). Handlers run to completion without awaiting, in the order in which a
-link delivered; what they want sent is queued on links. Only dialling takes a task of its own.
+to the relay machine. A control message belongs to the membership machine, to the relay machine (answer cells), to
+whoever serves models here (`ModelPort`) or to who keeps the view of its model groups (`GroupPort`). Handlers run to
+completion without awaiting, in the order in which a link delivered; what they want sent is queued on links. Only
+dialling takes a task of its own.
 """
 
 from collections import Counter, deque
@@ -38,6 +39,7 @@ from overlay.transport.deadlines import Deadlines
 from overlay.transport.links import Link, Links
 from overlay.wire.cells import CircuitId, Command, choose_circuit_id, decode_cell, encode_cell
 from overlay.wire.descriptor import Descriptor
+from overlay.wire.group_messages import GroupMessage, GroupNews, GroupVector
 from overlay.wire.messages import (
     AnswerCellSent,
     AnswerRefused,
@@ -67,6 +69,16 @@ class ModelPort(Protocol):
 
     def proxy_lost(self, proxy: NodeId) -> None:
         """The link to this neighbour closed, or none can be had."""
+
+
+class GroupPort(Protocol):
+    """Who keeps this node's view of its model groups. Called from reader tasks; may not await."""
+
+    def group_message(self, peer: NodeId, message: GroupMessage) -> None:
+        """A neighbour says what it knows of a group."""
+
+    def neighbour_lost(self, peer: NodeId) -> None:
+        """The link to this neighbour closed."""
 
 
 class CircuitListener(Protocol):
@@ -104,7 +116,8 @@ _Waiting = tuple[Callable[[Link], None], Callable[[], None]]
 class Switch:
     """A node's traffic. Implements `LinkHandler`.
 
-    relay is None on a node that relays nothing, model is None on one that serves nothing.
+    relay is None on a node that relays nothing, model is None on one that serves nothing, groups on one that shares
+    nothing.
     directory_changed is given each new snapshot.
     """
 
@@ -122,6 +135,7 @@ class Switch:
         self.counters: Counter[str] = Counter()
         self.deadlines = Deadlines()
         self.model: ModelPort | None = None
+        self.groups: GroupPort | None = None
         self._membership = membership
         self._relay = relay
         self._entropy = entropy
@@ -203,6 +217,8 @@ class Switch:
             self._perform(self._relay.link_closed(peer, now))
         if self.model is not None:
             self.model.proxy_lost(peer)
+        if self.groups is not None:
+            self.groups.neighbour_lost(peer)
 
     # --- cells ------------------------------------------------------------------------------------------
 
@@ -396,6 +412,8 @@ class Switch:
             case DirectoryDigest() | DirectoryIndex() | DescriptorsWanted() | DescriptorsGiven():
                 now, unix_time = trio.current_time(), self._unix_time()
                 self._perform_membership(self._membership.receive_message(link.peer, message, now, unix_time))
+            case GroupVector() | GroupNews():
+                self._receive_group_message(link.peer, message)
             case Hello() | Heartbeat() | LinkClosing():
                 raise RemoteProtocolError("a message of the link itself came through it")
             case _:
@@ -417,6 +435,16 @@ class Switch:
     def send_answer_cell(self, proxy: NodeId, reply_token: bytes, data: bytes) -> bool:
         """As a model node: queue an answer cell on the link to a proxy; False if it can't be had now."""
         return self._send_message(proxy, AnswerCellSent(reply_token, data))
+
+    def _receive_group_message(self, peer: NodeId, message: GroupMessage) -> None:
+        if self.groups is None:
+            self.counters["group_messages_ignored"] += 1
+        else:
+            self.groups.group_message(peer, message)
+
+    def send_group_message(self, peer: NodeId, message: GroupMessage) -> bool:
+        """As a member of a group: queue a message on the link to another; False if it can't be had now."""
+        return self._send_message(peer, message)
 
     def _send_message(self, peer: NodeId, message: ControlMessage) -> bool:
         link = self.links.get(peer)

@@ -156,3 +156,35 @@ MAX_LOG_BLOCKS = 1 << 16
 """Blocks that one log mentions since its base. Over it, entries are not taken until the next base."""
 MAX_LOG_ENTRIES = 4096
 """Entries of one log since its base. Over it, the same."""
+MAX_PREFILL_TOKEN_S, MAX_ATTENDED_S, MAX_DECODE_STEP_S, MAX_ANSWER_WAIT_S = 60.0, 1.0, 600.0, 86_400.0
+MIN_PREFILL_TOKEN_S = 2.0**-30
+MAX_CHUNK_TOKENS, MAX_QUEUED_TOKENS, MAX_RUNNING_ANSWERS = 1 << 20, 1 << 24, 4096
+"""What a member can say of its speed and load. A report out of these bounds is malformed."""
+MAX_VECTOR_ROWS = 2 * MAX_GROUP_MEMBERS
+"""Rows of one GroupVector. A longer one is malformed."""
+MAX_VECTOR_FRAME_BYTES = 22 * MAX_VECTOR_ROWS + 64
+"""Body of a GroupVector."""
+MAX_NEWS_ITEMS = 1024
+"""Entries, and reports of load, in one GroupNews."""
+MAX_NEWS_FRAME_BYTES = 64 * 1024
+"""Body of a GroupNews. What does not fit is left for the next one."""
+BLOB_HEADER_BYTES = 3
+"""What an entry or report takes in a GroupNews beside itself, at most."""
+GROUP_SEND_BYTES_PER_S = 32 * 1024.0
+GROUP_SEND_BURST_BYTES = 256 * 1024
+"""Vectors and news for one neighbour. Over it, what it lacks is left for later."""
+GROUP_RECEIVE_BYTES_PER_S = 64 * 1024.0
+GROUP_RECEIVE_BURST_BYTES = 512 * 1024
+"""Vectors and news of one neighbour. Over it, a message is dropped; what it brought comes again later."""
+GROUP_MESSAGE_BYTES = 256
+"""The least that a message counts as, so that very short ones are not free."""
+ENTRY_COST = 16
+"""Blocks that an entry counts as, beside those it mentions."""
+LOG_BURST_BLOCKS = MAX_LOG_BLOCKS + ENTRY_COST * MAX_LOG_ENTRIES
+LOG_BLOCKS_PER_S = 256.0
+"""What we take of one member's log: all of the longest one at once, then so much a second."""
+LOG_BASE_BURST, LOG_BASES_PER_S = 16, 0.125
+"""Bases that we take of one member's log. Over this or the last, the log stands still for STANDSTILL_S."""
+LOAD_BURST, LOADS_PER_S = 64, 16.0
+"""Reports of one member's load. Over it, they are dropped."""
+STANDSTILL_S = 10.0

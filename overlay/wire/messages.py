@@ -14,6 +14,16 @@ import msgpack
 
 from crypto.errors import DecodeError
 from crypto.identity import NodeId
+from overlay.wire.group import GROUP_ID_BYTES, GroupId
+from overlay.wire.group_codec import LOAD_BYTES, MAX_ENTRY_BYTES
+from overlay.wire.group_messages import (
+    MAX_VECTOR_BYTES,
+    GroupMessage,
+    GroupNews,
+    GroupVector,
+    pack_vector,
+    read_vector,
+)
 from overlay.wire.limits import (
     ANSWER_CELL_BYTES,
     MAX_CLOVE_FRAME_BYTES,
@@ -21,9 +31,12 @@ from overlay.wire.limits import (
     MAX_GIVEN_DESCRIPTORS,
     MAX_GIVEN_FRAME_BYTES,
     MAX_INDEX_ENTRIES,
+    MAX_NEWS_FRAME_BYTES,
+    MAX_NEWS_ITEMS,
     MAX_REASON_BYTES,
     MAX_SEALED_BYTES,
     MAX_SMALL_FRAME_BYTES,
+    MAX_VECTOR_FRAME_BYTES,
     MAX_WANTED_IDS,
     NODE_ID_BYTES,
 )
@@ -129,11 +142,14 @@ ControlMessage = (
     | AnswerCellSent
     | AnswerRefused
     | LinkClosing
+    | GroupVector
+    | GroupNews
 )
 
 HELLO, HEARTBEAT, LINK_CLOSING = 1, 2, 3
 DIRECTORY_DIGEST, DIRECTORY_INDEX, DESCRIPTORS_WANTED, DESCRIPTORS_GIVEN = 16, 17, 18, 19
 CLOVE_DELIVERED, ANSWER_CELL_SENT, ANSWER_REFUSED = 32, 33, 34
+GROUP_VECTOR, GROUP_NEWS = 48, 49
 
 
 def _integer(value: object, end: int) -> int:
@@ -221,6 +237,27 @@ def _answer_refused(fields: Sequence[object]) -> AnswerRefused:
     return AnswerRefused(_token(fields[0]))
 
 
+def _group_vector(fields: Sequence[object]) -> GroupVector:
+    group, is_reply, packed = fields
+    entries, loads = read_vector(_octets(packed, 0, MAX_VECTOR_BYTES))
+    return GroupVector(_group(group), entries, loads, bool(_integer(is_reply, 2)))
+
+
+def _group_news(fields: Sequence[object]) -> GroupNews:
+    group, entries, loads = fields
+    return GroupNews(_group(group), _blobs(entries, MAX_ENTRY_BYTES), _blobs(loads, LOAD_BYTES))
+
+
+def _blobs(value: object, most_bytes: int) -> tuple[bytes, ...]:
+    if type(value) is not list or len(value) > MAX_NEWS_ITEMS:
+        raise DecodeError("group news: not a list, or too many")
+    return tuple(_octets(blob, 1, most_bytes) for blob in value)
+
+
+def _group(value: object) -> GroupId:
+    return GroupId(_octets(value, GROUP_ID_BYTES, GROUP_ID_BYTES))
+
+
 def _token(value: object) -> bytes:
     return _octets(value, REPLY_TOKEN_BYTES, REPLY_TOKEN_BYTES)
 
@@ -245,6 +282,8 @@ _KINDS: dict[int, _Kind] = {
     CLOVE_DELIVERED: _Kind(2, MAX_CLOVE_FRAME_BYTES, _clove_delivered),
     ANSWER_CELL_SENT: _Kind(2, MAX_SMALL_FRAME_BYTES, _answer_cell_sent),
     ANSWER_REFUSED: _Kind(1, MAX_SMALL_FRAME_BYTES, _answer_refused),
+    GROUP_VECTOR: _Kind(3, MAX_VECTOR_FRAME_BYTES, _group_vector),
+    GROUP_NEWS: _Kind(3, MAX_NEWS_FRAME_BYTES, _group_news),
 }
 _MAX_BODY_BYTES = max(kind.max_body_bytes for kind in _KINDS.values())
 
@@ -278,6 +317,18 @@ def _elements(message: ControlMessage) -> tuple[object, ...]:
             return (ANSWER_CELL_SENT, token, data)
         case AnswerRefused(token):
             return (ANSWER_REFUSED, token)
+        case GroupVector() | GroupNews():
+            return _group_elements(message)
+        case _:
+            assert_never(message)
+
+
+def _group_elements(message: GroupMessage) -> tuple[object, ...]:
+    match message:
+        case GroupVector(group, entries, loads, is_reply):
+            return (GROUP_VECTOR, group, int(is_reply), pack_vector(entries, loads))
+        case GroupNews(group, entries, loads):
+            return (GROUP_NEWS, group, entries, loads)
         case _:
             assert_never(message)
 

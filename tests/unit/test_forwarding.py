@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from crypto.identity import NodeId
-from overlay.routing.cost import Load, Sent, Speed, Wait
+from overlay.routing.cost import Sent, Wait
 from overlay.routing.forwarding import (
     PROBES,
     Candidate,
@@ -19,11 +19,12 @@ from overlay.routing.forwarding import (
     estimate_waits,
     is_worth_handing_on,
 )
+from overlay.wire.group import Load, Speed
 from tests.support.entropy import fixed_entropy
 
 MEMBERS = [NodeId(bytes([index]) * 32) for index in range(1, 9)]
 A, B, C, D = MEMBERS[:4]
-SPEED = Speed(prefill_token_s=0.001, attended_s=0.0, decode_step_s=0.03, mixed_tokens=24)
+SPEED = Speed(prefill_token_s=0.001, attended_s=0.0, decode_step_s=0.03, mixed_tokens=24, chunk_tokens=512)
 IDLE = Load(queued_tokens=0, decoding=0, free_slots=8, answer_s=0.0)
 
 

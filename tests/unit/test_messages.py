@@ -2,11 +2,13 @@ from contextlib import suppress
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.errors import DecodeError
 from overlay.wire import limits
+from overlay.wire.group import Known
+from overlay.wire.group_messages import NOTHING_WANTED, ROW_BYTES, GroupNews, GroupVector
 from overlay.wire.messages import (
     FRAME_HEADER_BYTES,
     AnswerCellSent,
@@ -28,6 +30,11 @@ from overlay.wire.messages import (
 tokens = st.binary(min_size=16, max_size=16)
 ids = st.binary(min_size=32, max_size=32)
 u64 = st.integers(0, 2**64 - 1)
+vectors = st.dictionaries(
+    st.binary(min_size=8, max_size=8) | st.just(b"a member"),
+    st.builds(Known, st.integers(0, 2**48 - 1), st.integers(0, 2**32 - 2)),
+    max_size=5,
+)
 messages: st.SearchStrategy[ControlMessage] = st.one_of(
     st.builds(
         Hello,
@@ -46,6 +53,13 @@ messages: st.SearchStrategy[ControlMessage] = st.one_of(
     st.builds(CloveDelivered, tokens, st.binary(min_size=1, max_size=500)),
     st.builds(AnswerCellSent, tokens, st.binary(min_size=984, max_size=984)),
     st.builds(AnswerRefused, tokens),
+    st.builds(GroupVector, tokens, vectors, vectors, st.booleans()),
+    st.builds(
+        GroupNews,
+        tokens,
+        st.lists(st.binary(min_size=1, max_size=200), max_size=5).map(tuple),
+        st.lists(st.binary(min_size=1, max_size=139), max_size=5).map(tuple),
+    ),
 )
 
 
@@ -71,7 +85,7 @@ plain = st.recursive(
 )
 
 
-@given(st.integers(0, 40), st.lists(plain, max_size=6))
+@given(st.integers(0, 60), st.lists(plain, max_size=6))
 def test_decoder_raises_nothing_but_decode_error_on_wellformed_msgpack(kind, fields):
     try:
         message = decode_message(msgpack.packb([kind, *fields]))
@@ -80,6 +94,7 @@ def test_decoder_raises_nothing_but_decode_error_on_wellformed_msgpack(kind, fie
     assert decode_message(encode_message(message)[FRAME_HEADER_BYTES:]) == message
 
 
+@settings(deadline=None)  # thousands of cuts take their time on a busy machine
 @given(st.lists(messages, max_size=6), st.data())
 def test_reader_cuts_a_stream_into_messages_however_it_arrives(sent, data):
     stream = b"".join(map(encode_message, sent))
@@ -145,3 +160,64 @@ def test_longest_messages_fit_their_bounds():
     ]
     for message in longest:
         assert MessageReader().feed(encode_message(message)) == [message]
+
+
+def row(member=b"a member", incarnation=7, entries=1, loads=1):
+    return member + incarnation.to_bytes(6, "big") + entries.to_bytes(4, "big") + loads.to_bytes(4, "big")
+
+
+def vector_of(packed, is_reply=0):
+    return decode_message(msgpack.packb([48, bytes(16), is_reply, packed]))
+
+
+def test_a_log_and_a_load_of_one_incarnation_share_a_row():
+    both = {b"a member": Known(7, 3)}
+    shared = encode_message(GroupVector(bytes(16), both, both, is_reply=False))
+    apart = encode_message(GroupVector(bytes(16), both, {b"a member": Known(8, 3)}, is_reply=False))
+    assert len(apart) == len(shared) + ROW_BYTES
+
+
+def test_what_a_vector_does_not_want_travels():
+    message = vector_of(row(incarnation=NOTHING_WANTED.incarnation, entries=0, loads=2**32 - 1))
+    assert (message.entries, message.loads) == ({b"a member": NOTHING_WANTED}, {})
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        row()[:-1],
+        row() + row(),
+        row(member=b"b" * 8) + row(),
+        row(entries=2**32 - 1, loads=2**32 - 1),
+        row(entries=1, loads=2**32 - 1) + row(incarnation=8, entries=2, loads=1),
+        row() * (limits.MAX_VECTOR_ROWS + 1),
+    ],
+    ids=["half a row", "twice", "out of order", "says nothing", "two incarnations of a log", "too long"],
+)
+def test_a_vector_in_other_rows_is_malformed(packed):
+    with pytest.raises(DecodeError):
+        vector_of(packed)
+
+
+def test_a_reply_is_said_by_one_number():
+    assert vector_of(b"", 1).is_reply
+    for wrong in (2, True, None):
+        with pytest.raises(DecodeError):
+            vector_of(b"", wrong)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [bytes(15), [], []],
+        [bytes(16), [b""], []],
+        [bytes(16), [b"x" * 4208], []],
+        [bytes(16), [], [b"x" * 140]],
+        [bytes(16), [b"x"] * (limits.MAX_NEWS_ITEMS + 1), []],
+        [bytes(16), {}, []],
+        [bytes(16), [b"x" * 4000] * 17, []],
+    ],
+)
+def test_group_news_out_of_bounds_are_malformed(fields):
+    with pytest.raises(DecodeError):
+        decode_message(msgpack.packb([49, *fields]))

@@ -1,12 +1,10 @@
 """The tree against a plain model of it, its bounds, and what it costs a match that members come and go."""
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from crypto.identity import NodeId
-from overlay.routing import prefix_tree
 from overlay.routing.prefix_tree import PrefixTree
 
 PERIOD_S = 10.0
@@ -26,17 +24,12 @@ members = st.sampled_from(MEMBERS)
 class TreeMachine(RuleBasedStateMachine):
     """Told blocks are a set for each member; an expected one is there for a period and gone after two."""
 
-    @initialize(most_left=st.sampled_from([0, 1, 64]))
-    def begin(self, most_left):
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(prefix_tree, "MOST_LEFT", most_left)
+    @initialize()
+    def begin(self):
         self.tree = PrefixTree(period_s=PERIOD_S)
         self.now = 0.0
         self.told = {}
         self.expected = {}
-
-    def teardown(self):
-        self.patch.undo()
 
     @rule(member=members, word=words)
     def store(self, member, word):
@@ -62,6 +55,11 @@ class TreeMachine(RuleBasedStateMachine):
         self.told.pop(member, None)
         self.expected = {key: at for key, at in self.expected.items() if key[0] != member}
 
+    @rule(member=members)
+    def retract(self, member):
+        self.tree.retract(member)
+        self.told.pop(member, None)
+
     @rule(seconds=st.sampled_from([1.0, 4.0, 10.0, 25.0, 1000.0]))
     def wait(self, seconds):
         self.now += seconds
@@ -83,7 +81,7 @@ class TreeMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_right(self):
-        assert len(self.tree) >= len(set().union(*self.told.values()))
+        assert len(self.tree) == len(set().union(*self.told.values()))
         for member in MEMBERS:
             assert self.tree.held_by(member) == len(self.told.get(member, ()))
 
@@ -151,6 +149,25 @@ def test_a_member_that_begins_anew_holds_nothing():
     assert tree.match(chain("ab"), 0.0) == {A: 1, B: 2}
 
 
+def test_who_tells_all_anew_is_still_expected_to_hold_what_was_sent_to_it():
+    tree = PrefixTree(period_s=PERIOD_S)
+    tree.store(A, chain("b"))
+    tree.expect(A, chain("a"), 0.0)
+    tree.retract(A)
+    assert tree.match(chain("b"), 0.0) == {}
+    assert tree.match(chain("a"), 0.0) == {A: 1}
+
+
+def test_a_bit_that_is_used_again_brings_nothing_of_its_last_member():
+    tree = PrefixTree(period_s=PERIOD_S)
+    tree.store(A, chain("a"))
+    tree.expect(A, chain("b"), 0.0)
+    tree.forget(A)
+    tree.store(B, chain("ab")[1:])
+    assert tree.match(chain("a"), 0.0) == {}
+    assert tree.match(chain("b"), 0.0) == {}
+
+
 def test_thousands_who_came_and_went_leave_no_bits_behind():
     tree = PrefixTree()
     tree.store(A, chain("ab"))
@@ -158,5 +175,5 @@ def test_thousands_who_came_and_went_leave_no_bits_behind():
         stranger = NodeId(index.to_bytes(32, "big"))
         tree.store(stranger, chain("ab"))
         tree.forget(stranger)
-    assert max(tree._told.values()).bit_length() <= prefix_tree.MOST_LEFT + 2
+    assert max(tree._told.values()).bit_length() <= 2
     assert tree.match(chain("ab"), 0.0) == {A: 2}

@@ -1,12 +1,15 @@
 """What a prompt would wait, term by term."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.routing.cost import CHUNK_TOKENS, Load, Sent, Speed, predict_wait
+from overlay.routing.cost import Sent, predict_wait
+from overlay.wire.group import Load, Speed
 
-SPEED = Speed(prefill_token_s=0.001, attended_s=1e-7, decode_step_s=0.03, mixed_tokens=24)
+SPEED = Speed(prefill_token_s=0.001, attended_s=1e-7, decode_step_s=0.03, mixed_tokens=24, chunk_tokens=512)
 IDLE = Load(queued_tokens=0, decoding=0, free_slots=16, answer_s=0.0)
 BUSY = Load(queued_tokens=1000, decoding=8, free_slots=8, answer_s=2.0)
 
@@ -67,5 +70,7 @@ def test_more_to_do_is_never_sooner(tokens, cached, queued, decoding):
     assert found >= wait(load, tokens=tokens, cached=cached + 1).total_s
 
 
-def test_a_chunk_of_an_idle_member_is_a_long_one():
-    assert SPEED.mixed_tokens < CHUNK_TOKENS
+def test_the_steps_of_answers_weigh_less_where_chunks_are_longer():
+    answering = replace(IDLE, decoding=8, queued_tokens=1000)
+    found = predict_wait(replace(SPEED, mixed_tokens=512), answering, Sent(), tokens=100, cached=0)
+    assert found.total_s < wait(answering, tokens=100, cached=0).total_s

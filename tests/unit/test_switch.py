@@ -11,8 +11,10 @@ from overlay.protocol.effects import SendCell
 from overlay.protocol.membership import MembershipMachine
 from overlay.transport.switch import Switch
 from overlay.wire.cells import decode_cell, destroy_cell
+from overlay.wire.group_messages import GroupNews, GroupVector
 from tests.support.descriptors import UNIX_TIME, fixed_key
 from tests.support.entropy import fixed_entropy
+from tests.support.groups import GROUP
 from tests.support.stapled import onion_key
 
 ALICE, GUARD = fixed_key("alice").node_id, fixed_key("guard").node_id
@@ -107,3 +109,47 @@ async def test_a_circuit_whose_build_finds_no_room_is_over_at_once(alice):
     open_circuit(switch, heard)
     assert heard.events == [CircuitClosed(CloseCause.OVERFLOWED, ())]
     assert link.sent == []
+
+
+class FakeGroups:
+    """Keeps what the switch tells it."""
+
+    def __init__(self):
+        self.heard = []
+
+    def group_message(self, peer, message):
+        self.heard.append((peer, message))
+
+    def neighbour_lost(self, peer):
+        self.heard.append((peer, None))
+
+
+VECTOR = GroupVector(GROUP, {}, {}, is_reply=False)
+
+
+async def test_messages_of_groups_go_to_who_keeps_them_and_so_does_a_lost_link(alice):
+    switch, _ = alice
+    switch.groups = FakeGroups()
+    switch.message_received(SimpleNamespace(peer=GUARD), VECTOR)
+    switch.message_received(SimpleNamespace(peer=GUARD), GroupNews(GROUP, (), ()))
+    switch.link_closed(GUARD, "gone")
+    assert switch.groups.heard == [(GUARD, VECTOR), (GUARD, GroupNews(GROUP, (), ())), (GUARD, None)]
+
+
+async def test_messages_of_groups_are_counted_where_nobody_keeps_them(alice):
+    switch, _ = alice
+    switch.message_received(SimpleNamespace(peer=GUARD), VECTOR)
+    switch.link_closed(GUARD, "gone")
+    assert switch.counters["group_messages_ignored"] == 1
+
+
+async def test_a_message_of_a_group_needs_a_link_with_room(alice):
+    switch, link = alice
+    sent = []
+    link.send_message = lambda message: not link.is_full and (sent.append(message) or True)
+    assert switch.send_group_message(GUARD, VECTOR)
+    link.is_full = True
+    assert not switch.send_group_message(GUARD, VECTOR)
+    assert not switch.send_group_message(ALICE, VECTOR)
+    assert sent == [VECTOR]
+    assert switch.counters["messages_dropped"] == 2
