@@ -40,6 +40,7 @@ from overlay.transport.links import Link, Links
 from overlay.wire.cells import CircuitId, Command, choose_circuit_id, decode_cell, encode_cell
 from overlay.wire.descriptor import Descriptor
 from overlay.wire.group_messages import GroupMessage, GroupNews, GroupVector
+from overlay.wire.handover import EventsPart, HandEnded, HandMessage, PromptPart, WaitAsked, WaitTold
 from overlay.wire.messages import (
     AnswerCellSent,
     AnswerRefused,
@@ -74,8 +75,8 @@ class ModelPort(Protocol):
 class GroupPort(Protocol):
     """Who keeps this node's view of its model groups. Called from reader tasks; may not await."""
 
-    def group_message(self, peer: NodeId, message: GroupMessage) -> None:
-        """A neighbour says what it knows of a group."""
+    def group_message(self, peer: NodeId, message: GroupMessage | HandMessage) -> None:
+        """A neighbour says what it knows of a group, or something about a prompt that is handed over."""
 
     def neighbour_lost(self, peer: NodeId) -> None:
         """The link to this neighbour closed."""
@@ -414,6 +415,8 @@ class Switch:
                 self._perform_membership(self._membership.receive_message(link.peer, message, now, unix_time))
             case GroupVector() | GroupNews():
                 self._receive_group_message(link.peer, message)
+            case WaitAsked() | WaitTold() | PromptPart() | EventsPart() | HandEnded():
+                self._receive_group_message(link.peer, message)
             case Hello() | Heartbeat() | LinkClosing():
                 raise RemoteProtocolError("a message of the link itself came through it")
             case _:
@@ -436,13 +439,13 @@ class Switch:
         """As a model node: queue an answer cell on the link to a proxy; False if it can't be had now."""
         return self._send_message(proxy, AnswerCellSent(reply_token, data))
 
-    def _receive_group_message(self, peer: NodeId, message: GroupMessage) -> None:
+    def _receive_group_message(self, peer: NodeId, message: GroupMessage | HandMessage) -> None:
         if self.groups is None:
             self.counters["group_messages_ignored"] += 1
         else:
             self.groups.group_message(peer, message)
 
-    def send_group_message(self, peer: NodeId, message: GroupMessage) -> bool:
+    def send_group_message(self, peer: NodeId, message: GroupMessage | HandMessage) -> bool:
         """As a member of a group: queue a message on the link to another; False if it can't be had now."""
         return self._send_message(peer, message)
 

@@ -188,3 +188,22 @@ LOG_BASE_BURST, LOG_BASES_PER_S = 16, 0.125
 LOAD_BURST, LOADS_PER_S = 64, 16.0
 """Reports of one member's load. Over it, they are dropped."""
 STANDSTILL_S = 10.0
+
+# --- prompts handed over between members ----------------------------------------------------------
+MAX_HAND_BYTES = MAX_PROMPT_BYTES + 4096
+"""An encoded prompt. A longer one is malformed."""
+MAX_HAND_OTHERS = 8
+MAX_HAND_PART_BYTES = 64 * 1024
+"""Bytes of one PromptPart or EventsPart."""
+MAX_HAND_FRAME_BYTES = MAX_HAND_PART_BYTES + 64
+MAX_ASKED_BLOCKS = 8192
+"""Blocks that a WaitAsked names. What lies behind them makes no difference to who answers soonest."""
+MAX_ASKED_FRAME_BYTES = 8 * MAX_ASKED_BLOCKS + 64
+MAX_HANDED_PROMPTS = 256
+MAX_HANDED_PROMPTS_PER_MEMBER = 64
+"""Prompts of others that are answered or half here. Over one of these, a further one is refused with HandEnded."""
+MAX_PARTIAL_HAND_BYTES = 16 * 1024 * 1024
+"""Prompts half here, over all members. Over it, the same."""
+HAND_MESSAGES_PER_S = 64.0
+HAND_MESSAGE_BURST = 256
+"""WaitAsked of one member. Over it, they are not answered."""

@@ -24,12 +24,28 @@ from overlay.wire.group_messages import (
     pack_vector,
     read_vector,
 )
+from overlay.wire.handover import (
+    HAND_ID_BYTES,
+    EventsPart,
+    HandEnded,
+    HandId,
+    HandMessage,
+    PromptPart,
+    WaitAsked,
+    WaitTold,
+    pack_chain,
+    read_chain,
+)
 from overlay.wire.limits import (
     ANSWER_CELL_BYTES,
+    MAX_ASKED_BLOCKS,
+    MAX_ASKED_FRAME_BYTES,
     MAX_CLOVE_FRAME_BYTES,
     MAX_DESCRIPTOR_BYTES,
     MAX_GIVEN_DESCRIPTORS,
     MAX_GIVEN_FRAME_BYTES,
+    MAX_HAND_FRAME_BYTES,
+    MAX_HAND_PART_BYTES,
     MAX_INDEX_ENTRIES,
     MAX_NEWS_FRAME_BYTES,
     MAX_NEWS_ITEMS,
@@ -144,12 +160,14 @@ ControlMessage = (
     | LinkClosing
     | GroupVector
     | GroupNews
+    | HandMessage
 )
 
 HELLO, HEARTBEAT, LINK_CLOSING = 1, 2, 3
 DIRECTORY_DIGEST, DIRECTORY_INDEX, DESCRIPTORS_WANTED, DESCRIPTORS_GIVEN = 16, 17, 18, 19
 CLOVE_DELIVERED, ANSWER_CELL_SENT, ANSWER_REFUSED = 32, 33, 34
 GROUP_VECTOR, GROUP_NEWS = 48, 49
+WAIT_ASKED, WAIT_TOLD, PROMPT_PART, EVENTS_PART, HAND_ENDED = 50, 51, 52, 53, 54
 
 
 def _integer(value: object, end: int) -> int:
@@ -258,6 +276,35 @@ def _group(value: object) -> GroupId:
     return GroupId(_octets(value, GROUP_ID_BYTES, GROUP_ID_BYTES))
 
 
+def _wait_asked(fields: Sequence[object]) -> WaitAsked:
+    group, hand, chain = fields
+    return WaitAsked(_group(group), _hand(hand), read_chain(_octets(chain, 0, 8 * MAX_ASKED_BLOCKS)))
+
+
+def _wait_told(fields: Sequence[object]) -> WaitTold:
+    hand, load, held_blocks = fields
+    return WaitTold(_hand(hand), _octets(load, 1, LOAD_BYTES), _integer(held_blocks, MAX_ASKED_BLOCKS + 1))
+
+
+def _prompt_part(fields: Sequence[object]) -> PromptPart:
+    group, hand, is_last, data = fields
+    part = _octets(data, 1, MAX_HAND_PART_BYTES)
+    return PromptPart(_group(group), _hand(hand), bool(_integer(is_last, 2)), part)
+
+
+def _events_part(fields: Sequence[object]) -> EventsPart:
+    hand, is_last, data = fields
+    return EventsPart(_hand(hand), bool(_integer(is_last, 2)), _octets(data, 0, MAX_HAND_PART_BYTES))
+
+
+def _hand_ended(fields: Sequence[object]) -> HandEnded:
+    return HandEnded(_hand(fields[0]))
+
+
+def _hand(value: object) -> HandId:
+    return _octets(value, HAND_ID_BYTES, HAND_ID_BYTES)
+
+
 def _token(value: object) -> bytes:
     return _octets(value, REPLY_TOKEN_BYTES, REPLY_TOKEN_BYTES)
 
@@ -284,11 +331,16 @@ _KINDS: dict[int, _Kind] = {
     ANSWER_REFUSED: _Kind(1, MAX_SMALL_FRAME_BYTES, _answer_refused),
     GROUP_VECTOR: _Kind(3, MAX_VECTOR_FRAME_BYTES, _group_vector),
     GROUP_NEWS: _Kind(3, MAX_NEWS_FRAME_BYTES, _group_news),
+    WAIT_ASKED: _Kind(3, MAX_ASKED_FRAME_BYTES, _wait_asked),
+    WAIT_TOLD: _Kind(3, MAX_SMALL_FRAME_BYTES, _wait_told),
+    PROMPT_PART: _Kind(4, MAX_HAND_FRAME_BYTES, _prompt_part),
+    EVENTS_PART: _Kind(3, MAX_HAND_FRAME_BYTES, _events_part),
+    HAND_ENDED: _Kind(1, MAX_SMALL_FRAME_BYTES, _hand_ended),
 }
 _MAX_BODY_BYTES = max(kind.max_body_bytes for kind in _KINDS.values())
 
 
-def _elements(message: ControlMessage) -> tuple[object, ...]:
+def _elements(message: ControlMessage) -> tuple[object, ...]:  # noqa: C901 - a table of kinds, as `decode_message` has it
     match message:
         case Hello():
             return (
@@ -319,6 +371,24 @@ def _elements(message: ControlMessage) -> tuple[object, ...]:
             return (ANSWER_REFUSED, token)
         case GroupVector() | GroupNews():
             return _group_elements(message)
+        case WaitAsked() | WaitTold() | PromptPart() | EventsPart() | HandEnded():
+            return _hand_elements(message)
+        case _:
+            assert_never(message)
+
+
+def _hand_elements(message: HandMessage) -> tuple[object, ...]:
+    match message:
+        case WaitAsked(group, hand, chain):
+            return (WAIT_ASKED, group, hand, pack_chain(chain))
+        case WaitTold(hand, load, held_blocks):
+            return (WAIT_TOLD, hand, load, held_blocks)
+        case PromptPart(group, hand, is_last, data):
+            return (PROMPT_PART, group, hand, int(is_last), data)
+        case EventsPart(hand, is_last, data):
+            return (EVENTS_PART, hand, int(is_last), data)
+        case HandEnded(hand):
+            return (HAND_ENDED, hand)
         case _:
             assert_never(message)
 

@@ -20,11 +20,13 @@ from overlay.wire.prompt import (
     MAX_PENALTY,
     MAX_TOP_K,
     SESSION_BYTES,
+    Cache,
     ChatMessage,
     Prompt,
     PromptMessage,
     ReplyPath,
     SamplerSpec,
+    Task,
 )
 from overlay.wire.records import (
     pack_record,
@@ -116,6 +118,34 @@ def _fields_of(message: PromptMessage) -> tuple[object, ...]:
     )
 
 
+def task_fields(task: Task) -> tuple[object, ...]:
+    """A task as elements of a record."""
+    prompt = task.prompt
+    return (
+        prompt.model,
+        tuple((turn.role, turn.content) for turn in prompt.messages),
+        prompt.text,
+        _sampler_fields(prompt.sampler),
+        prompt.nonce,
+        task.blinding,
+        task.cache,
+        task.session,
+        pack_token_ids(task.given),
+    )
+
+
+def read_task_fields(fields: list[object]) -> Task:
+    """Reads what `task_fields` gives. Raises DecodeError."""
+    model, turns, text, sampler, nonce, blinding, cache, session, given = read_fields(fields, 9)
+    return Task(
+        prompt=_read_prompt(model, turns, text, sampler, nonce),
+        blinding=read_octets(blinding, SECRET_BYTES, SECRET_BYTES),
+        cache=cast("Cache", _read_choice(cache, CACHES)),
+        session=_read_session(session, cache),
+        given=read_token_ids(given, MAX_GIVEN_TOKENS),
+    )
+
+
 def _sampler_fields(sampler: SamplerSpec) -> tuple[object, ...]:
     return (
         float(sampler.temperature),
@@ -145,7 +175,7 @@ def _read_message(fields: list[object]) -> PromptMessage:
         paths=reply_paths,
         k=read_integer(k, 1, len(reply_paths)),
         forward=cast("Literal['none', 'group']", _read_choice(forward, FORWARDS)),
-        cache=cast("Literal['none', 'session', 'public']", _read_choice(cache, CACHES)),
+        cache=cast("Cache", _read_choice(cache, CACHES)),
         session=_read_session(session, cache),
         given=read_token_ids(given, MAX_GIVEN_TOKENS),
     )
