@@ -75,34 +75,43 @@ class PrefixTree:
     def store(self, member: NodeId, blocks: Iterable[BlockHash]) -> int:
         """A member holds these. Returns how many were not taken, for want of room for that member."""
         bit, held, refused = self._bit(member), self._held.get(member, 0), 0
+        told, before, after = self._told, -1, 0  # blocks in a row mostly have the same holders
         for block in blocks:
-            holders = self._told.get(block, 0)
+            holders = told.get(block, 0)
             if holders & bit:
                 continue
             if held >= self._max_member_blocks:
                 refused += 1
                 continue
-            if not holders and len(self._told) >= self._max_blocks:
+            if not holders and len(told) >= self._max_blocks:
                 self._held[member] = held
                 self._drop_oldest()
                 held = self._held[member]
-            self._told[block] = self._shared(holders | bit)
-            self._told.move_to_end(block)
+            if holders != before:
+                before, after = holders, self._shared(holders | bit)
+            told[block] = after
+            if holders:  # a new one is at the end already
+                told.move_to_end(block)
             held += 1
         self._held[member] = held
         return refused
 
-    def evict(self, member: NodeId, blocks: Iterable[BlockHash]) -> None:
+    def evict(self, member: NodeId, blocks: Sequence[BlockHash]) -> None:
         """A member has lost these, also where we only expected them."""
         bit = self._bits.get(member, 0)
-        for block in blocks:
-            holders = self._told.get(block, 0)
-            if holders & bit:
-                self._held[member] -= 1
-                _put(self._told, block, self._shared(holders & ~bit))
-            for part in (self._expected, self._fading):
-                if part.get(block, 0) & bit:
-                    _put(part, block, self._shared(part[block] & ~bit))
+        for part in (self._told, self._expected, self._fading):
+            gone = 0
+            for block in blocks if part else ():
+                holders = part.get(block, 0)
+                if not holders & bit:
+                    continue
+                gone += 1
+                if holders == bit:
+                    del part[block]
+                else:
+                    part[block] = self._shared(holders & ~bit)
+            if part is self._told and gone:
+                self._held[member] -= gone
 
     def forget(self, member: NodeId) -> None:
         """A member has left, or begins anew: nothing of what was known of it holds."""
@@ -203,10 +212,3 @@ class PrefixTree:
         self._bits = {member: new for member, (_, new) in zip(members, moves, strict=True)}
         self._members = {bit: member for member, bit in self._bits.items()}
         self._present, self._left, self._alike = sum(self._members), 0, {}
-
-
-def _put(blocks: dict[BlockHash, int], block: BlockHash, holders: int) -> None:
-    if holders:
-        blocks[block] = holders
-    else:
-        del blocks[block]
