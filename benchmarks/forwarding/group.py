@@ -75,7 +75,6 @@ class Node:
         self.version = 0
         self.computed = 0
         self.is_up = True
-        self.announced: dict[Request, tuple[float, int]] = {}
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
 
     def cached(self, request: Request) -> int:
@@ -92,10 +91,6 @@ class Node:
             if block not in self.cache and block not in coming:
                 return depth
         return len(request.chain)
-
-    def uncached(self, request: Request) -> int:
-        """Tokens of a prompt that it would compute."""
-        return max(1, request.tokens - self.expected(request) * BLOCK_TOKENS)
 
     def load(self) -> Load:
         """What it would tell of itself now."""
@@ -130,7 +125,6 @@ class Node:
 
     def add(self, request: Request, now: float) -> None:
         """A prompt comes."""
-        self.announced.pop(request, None)
         known = min(self.cached(request) * BLOCK_TOKENS, request.tokens - 1)
         self.queue.append(Job(request, now, request.tokens - known, request.output, known))
 
@@ -206,7 +200,7 @@ class Node:
             more = request.output - job.output
             lost.append(replace(request, tokens=request.tokens + more, output=job.output, is_begun=True))
         self.queue, self.running, self.cache = deque(), [], OrderedDict()
-        self.stored, self.evicted, self.announced = [], [], {}
+        self.stored, self.evicted = [], []
         self._latencies.clear()
         self.phase = self.reading = None
         self.version += 1

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.forwarding.group import Node, Request, View
-from benchmarks.forwarding.routers import HOP_S, Router
+from benchmarks.forwarding.routers import HandOn, Router, ours
 from benchmarks.forwarding.step_costs import ASSUMED, StepCosts
 from crypto.identity import NodeId
 
+HOP_S = 0.05
+"""What it costs to hand a prompt on."""
 DETECT_S = 2.0
 """After a node's death, or after a prompt went to a dead one, until who waits for it notices."""
 
@@ -47,7 +49,10 @@ class Run:
         self._nodes = [
             Node(node_id, speed, self.costs) for node_id, speed in zip(ids, self.speeds, strict=True)
         ]
-        self._views = [View(self._nodes, self.seed * 1000 + i) for i in range(self.entries)]
+        views = max(self.entries, len(self._nodes) if self.router is ours else 0)
+        self._views = [
+            View(self._nodes, self.seed * 1000 + i) for i in range(views)
+        ]  # the first are entry nodes'
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = 0
         draw = random.Random(self.seed)  # noqa: S311
@@ -90,24 +95,21 @@ class Run:
         else:
             deliver(now)
 
-    def _deliver(self, view: View, node: Node, request: Request, uncached: int, hand_on, now: float) -> None:
+    def _deliver(
+        self, view: View, node: Node, request: Request, uncached: int, hand_on: HandOn | None, now: float
+    ) -> None:
         view.note_arrived(node, uncached)
         if not node.is_up:
             self._at(now + DETECT_S, partial(self._try_again, view, node, request))
             return
-        other = hand_on(node, request, now) if hand_on else None
+        own_view = self._views[self._nodes.index(node)] if hand_on else view
+        other = hand_on(own_view, node, request, now) if hand_on else None
         if other is not None:
             self.handed_on += 1
-            node.announced.pop(request, None)
-            self._at(now + HOP_S, partial(self._deliver_last, view, other, request))
+            uncached = own_view.note_sent(other, request, now)
+            self._at(now + HOP_S, partial(self._deliver, own_view, other, request, uncached, None))
             return
         self._take(node, request, now)
-
-    def _deliver_last(self, view: View, node: Node, request: Request, now: float) -> None:
-        if node.is_up:
-            self._take(node, request, now)
-        else:
-            self._at(now + DETECT_S, partial(self._try_again, view, node, request))
 
     def _try_again(self, view: View, node: Node, request: Request, now: float) -> None:
         view.miss(node)

@@ -1,44 +1,43 @@
 """Rules by which prompts are handed out: what others have published, each from its own description, and ours.
 
-Where a rule has parameters, they are its project's defaults. Loads are what the view has: what a node told last, and what
-this entry node has sent there since.
+Where a rule has parameters, they are its project's defaults. Loads are what the view has: what a node told last, and
+what this entry node has sent there since.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from benchmarks.forwarding.group import BLOCK_TOKENS, CACHE_BLOCKS, Node, Request, View, uncached_tokens
+from crypto.identity import NodeId
+from overlay.routing.cost import Sent
 from overlay.routing.forwarding import (
+    Candidate,
     Commit,
     Estimate,
     Probe,
     commit_to_answer,
     decide,
     estimate_waits,
-    is_worth_handing_on,
+    find_better,
 )
-from dataclasses import replace
-from overlay.routing.cost import Sent
 
 PROBE_S = 0.05
 """The round trip that asking costs."""
-HOP_S = 0.05
-"""What it costs to hand a prompt on."""
 
-ANNOUNCE = "none"
-HANDON = "none"
-ANNOUNCED_S=.1
+HandOn = Callable[[View, Node, Request, float], Node | None]
+"""What a node does when a prompt has come: by its own view, itself, and when. None: it keeps it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The node, the seconds that it took to choose it, and what the node asks itself when the prompt has come."""
+    """The node, the seconds that it took to choose it, and what the node does with the prompt."""
 
     node: Node
     took_s: float = 0.0
-    hand_on: Callable[[Node, Request, float], Node | None] | None = None
+    hand_on: HandOn | None = None
 
 
 Router = Callable[[View, Request, float], Choice]
@@ -48,6 +47,11 @@ def _least(view: View, nodes: Sequence[Node], cost: Callable[[Node], float]) -> 
     costs = [cost(node) for node in nodes]
     best = min(costs)
     return Choice(view.draw.choice([node for node, each in zip(nodes, costs, strict=True) if each <= best]))
+
+
+def _took_s(asked: int, answering: Sequence[Node]) -> float:
+    """Who does not answer is waited for twice as long."""
+    return PROBE_S if len(answering) == asked else 2 * PROBE_S
 
 
 def round_robin(view: View, _request: Request, _now: float) -> Choice:
@@ -63,15 +67,19 @@ def least_request(view: View, _request: Request, _now: float) -> Choice:
 
 def power_of_two(view: View, _request: Request, now: float) -> Choice:
     """Live queues of two at random (Mitzenmacher, 2001), a probe charged."""
-    two = view.ask(view.draw.sample(view.nodes, 2), now) or view.nodes[:1]
-    return Choice(min(two, key=lambda node: len(node.queue) + len(node.running)), PROBE_S)
+    asked = view.draw.sample(view.nodes, 2)
+    answering = view.ask(asked, now)
+    if not answering:
+        return Choice(asked[0], _took_s(2, answering))
+    best = min(answering, key=lambda node: len(node.queue) + len(node.running))
+    return Choice(best, _took_s(2, answering))
 
 
 def sglang(view: View, request: Request, now: float) -> Choice:
     """SGLang's cache-aware policy: the fewest requests where they are out of balance, else the best match over .3.
 
     github.com/sgl-project/sglang, sgl-router/src/policies/cache_aware.rs; `balance_abs_threshold` 64,
-    `balance_rel_threshold` 1.5, `cache_threshold` .3. A worse match goes to the least busy one, as in newer versions of it.
+    `balance_rel_threshold` 1.5, `cache_threshold` .3. A worse match goes to the least busy one, as in newer versions.
     """
     loads = [view.busy(node) for node in view.nodes]
     if max(loads) - min(loads) > 64 and max(loads) > 1.5 * min(loads):
@@ -111,11 +119,10 @@ def llm_d(view: View, request: Request, now: float) -> Choice:
         prefix = held.get(node.node_id, 0) / len(request.chain)
         free = 1 - min(1.0, view.told[node.node_id].blocks / CACHE_BLOCKS)
         queue = (most - view.waiting(node)) / (most - least) if most > least else 1.0
-        return LLMD[0] * prefix + LLMD[1] * free + LLMD[2] * queue
+        return 3 * prefix + 2 * free + 2 * queue
 
     return _least(view, view.nodes, lambda node: -score(node))
 
-LLMD = (3,2,2)
 
 def aibrix(view: View, request: Request, now: float) -> Choice:
     """AIBrix's prefix-cache policy: over a spread of 8 least requests, else the best match up to mean + 1 sigma.
@@ -146,7 +153,7 @@ def planetserve(view: View, request: Request, now: float) -> Choice:
     return _least(view, among, lambda node: view.told[node.node_id].factor_s)
 
 
-def lmetric_cost(view: View, request: Request, held: dict, node: Node) -> float:
+def lmetric_cost(view: View, request: Request, held: Mapping[NodeId, int], node: Node) -> float:
     """Prompt tokens to compute, times the batch."""
     return (view.pending(node) + uncached_tokens(request, held, node)) * (view.busy(node) + 1)
 
@@ -163,10 +170,11 @@ def lmetric_probing(view: View, request: Request, now: float) -> Choice:
     ranked = sorted(view.nodes, key=partial(lmetric_cost, view, request, held))
     asked = ranked[:2] + ([view.draw.choice(ranked[2:])] if len(ranked) > 2 else [])
     answering = view.ask(asked, now)
+    took_s = _took_s(len(asked), answering)
     if not answering:
-        return Choice(asked[0], PROBE_S)
+        return Choice(asked[0], took_s)
     depths = {node.node_id: node.expected(request) for node in answering}
-    return replace(_least(view, answering, partial(lmetric_cost, view, request, depths)), took_s=PROBE_S)
+    return replace(_least(view, answering, partial(lmetric_cost, view, request, depths)), took_s=took_s)
 
 
 def predicted_wait(view: View, request: Request, now: float) -> Choice:
@@ -176,54 +184,47 @@ def predicted_wait(view: View, request: Request, now: float) -> Choice:
 
 def ours(view: View, request: Request, now: float) -> Choice:
     """What an entry node of clovenet does."""
-    held = view.held(request, now)
-    found = _estimate(view, view.nodes, request, held, now)
+    found = _estimate(view, view.nodes, request, view.held(request, now), now)
     decision = decide(found, view.draw.randbytes, max_wait_s=math.inf)
     if not isinstance(decision, Probe):
         assert isinstance(decision, Commit)  # nothing waits longer than for ever
-        return Choice(_named(view, decision.estimate))
-    asked = [_named(view, each) for each in decision.estimates]
-    answering = view.ask(asked, now)
+        return Choice(_named(view, decision.estimate), 0.0, hand_on_by_own_view)
+    asked = {each.member: _named(view, each) for each in decision.estimates}
+    answering = view.ask(list(asked.values()), now)
     depths = {node.node_id: node.expected(request) for node in answering}
-    cands = view.candidates(answering, now)
-    if ANNOUNCE != "none":
-        out=[]
-        for c,n in zip(cands,answering):
-            tok=0;pr=0
-            for r,(t,k) in list(n.announced.items()):
-                if now-t>ANNOUNCED_S: del n.announced[r]
-                else: tok+=k; pr+=1
-            out.append(replace(c, sent=Sent(c.sent.tokens+int(tok), c.sent.prompts+(pr if ANNOUNCE!='share' else 0))))
-        cands=out
-    anew = estimate_waits(cands, depths, request.tokens, block_tokens=BLOCK_TOKENS)
+    anew = _estimate(view, answering, request, depths, now)
     bound = commit_to_answer(anew, decision, max_wait_s=math.inf)
     assert isinstance(bound, Commit)
-    best=_named(view, bound.estimate)
-    if ANNOUNCE == "all":
-        for n in answering: n.announced[request]=(now, n.uncached(request))
-    elif ANNOUNCE == "share":
-        for n in answering: n.announced[request]=(now, n.uncached(request)/len(answering))
-    elif ANNOUNCE == "view":
-        n=_named(view, decision.otherwise)
-        if n.is_up: n.announced[request]=(now, n.uncached(request))
-    elif ANNOUNCE == "oracle":
-        best.announced[request]=(now, best.uncached(request))
-    hand=None
-    if HANDON == "carried":
-        others=[e for e in anew if e.member!=best.node_id]
-        def hand(node, request, now):
-            here=_live(node, request, now)
-            if not others: return None
-            there=min(others,key=lambda e:e.cost_s)
-            if is_worth_handing_on(here, there, hops_left=1): return _named(view, there)
-    return Choice(best, PROBE_S, hand)
+    others = [(estimate, asked[estimate.member]) for estimate in bound.others]
+    hand_on = partial(hand_on_by_answers, others)
+    return Choice(asked[bound.estimate.member], _took_s(len(asked), answering), hand_on)
 
-def _live(node, request, now):
-    from overlay.routing.forwarding import Candidate
-    c=Candidate(member=node.node_id, speed=node.speed(), load=node.load(), sent=Sent(), age_s=0.)
-    return estimate_waits([c], {node.node_id: node.expected(request)}, request.tokens, block_tokens=BLOCK_TOKENS)[0]
 
-def _estimate(view, nodes, request, held, now) -> list[Estimate]:
+def hand_on_by_answers(
+    others: Sequence[tuple[Estimate, Node]], _view: View, node: Node, request: Request, _now: float
+) -> Node | None:
+    """To one of those who were asked, by what they answered then."""
+    better = find_better(_live(node, request), [estimate for estimate, _ in others], hops_left=1)
+    return next((other for estimate, other in others if estimate is better), None)
+
+
+def hand_on_by_own_view(view: View, node: Node, request: Request, now: float) -> Node | None:
+    """Where nobody was asked."""
+    others = [other for other in view.nodes if other is not node]
+    found = _estimate(view, others, request, view.held(request, now), now)
+    better = find_better(_live(node, request), found, hops_left=1)
+    return _named(view, better) if better else None
+
+
+def _live(node: Node, request: Request) -> Estimate:
+    here = Candidate(member=node.node_id, speed=node.speed(), load=node.load(), sent=Sent(), age_s=0.0)
+    depth = {node.node_id: node.expected(request)}
+    return estimate_waits([here], depth, request.tokens, block_tokens=BLOCK_TOKENS)[0]
+
+
+def _estimate(
+    view: View, nodes: Sequence[Node], request: Request, held: Mapping[NodeId, int], now: float
+) -> list[Estimate]:
     return estimate_waits(view.candidates(nodes, now), held, request.tokens, block_tokens=BLOCK_TOKENS)
 
 
