@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.forwarding.group import Request
 from benchmarks.forwarding.play import Failure, Run
 from benchmarks.forwarding.plot import draw
-from benchmarks.forwarding.routers import ASKING, PUBLISHED, ROUTERS
+from benchmarks.forwarding.routers import ASKING, PUBLISHED, ROUTERS, VARIANTS
 from benchmarks.forwarding.step_costs import ASSUMED, StepCosts, fit_steps
 from benchmarks.forwarding.workloads import in_bursts, make_zipf, read_trace
 from benchmarks.report import Target, print_report
@@ -35,8 +35,9 @@ FEW = (
     "round-robin",
     "power of two",
     "dynamo",
+    "llm-d",
     "lmetric",
-    "lmetric, 3 probes",
+    "lmetric, asking",
     "predicted wait",
     "ours",
 )
@@ -77,6 +78,7 @@ def settings(options: Options) -> list[Setting]:
     """All that is played: the grid, then what has only old views."""
     found = [Setting("main", entries, gossip_s, router) for entries, gossip_s in GRID for router in ROUTERS]
     found += [Setting("unlike", *OLDEST, router) for router in ROUTERS]
+    found += [Setting(workload, *OLDEST, router) for workload in ("main", "unlike") for router in VARIANTS]
     found.append(Setting("unlike", *FRESH, "predicted wait"))
     further = ["bursts", "failures", *(["tools"] if options.trace else [])]
     found += [Setting(workload, *OLDEST, router) for workload in further for router in FEW]
@@ -100,7 +102,7 @@ def play(options: Options, setting: Setting, seed: int) -> dict[str, float]:
     ends = requests[-1].at
     gone = FAILURES if setting.workload == "failures" else ()
     run = Run(
-        ROUTERS[setting.router],
+        (ROUTERS | VARIANTS)[setting.router],
         setting.entries,
         setting.gossip_s,
         SPEEDS.get(setting.workload, ALIKE),
@@ -143,7 +145,7 @@ def judge(results: Results, played: Sequence[Setting]) -> list[Target]:
     best = min(PUBLISHED, key=figure)
     targets = [
         bar(f"mean over the best published one's ({best})", mean, figure(best), 0.5),
-        bar("mean over LMetric's with the same probes", mean, figure("lmetric, 3 probes"), 1.0),
+        bar("mean over LMetric's with the same probes", mean, figure("lmetric, asking"), 1.0),
         bar("mean over power of two's, by live queues", mean, figure("power of two"), 1.0),
         bar("mean over one router's that sees all", mean, figure("predicted wait", where=FRESH), 1.2),
         bar(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.forwarding.group import Node, Request, View
-from benchmarks.forwarding.routers import HandOn, Router, ours
+from benchmarks.forwarding.routers import HANDING_ON, HandOn, Router
 from benchmarks.forwarding.step_costs import ASSUMED, StepCosts
 from crypto.identity import NodeId
 
@@ -49,7 +49,7 @@ class Run:
         self._nodes = [
             Node(node_id, speed, self.costs) for node_id, speed in zip(ids, self.speeds, strict=True)
         ]
-        views = max(self.entries, len(self._nodes) if self.router is ours else 0)
+        views = max(self.entries, len(self._nodes) if self.router in HANDING_ON else 0)
         self._views = [
             View(self._nodes, self.seed * 1000 + i) for i in range(views)
         ]  # the first are entry nodes'

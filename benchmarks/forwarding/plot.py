@@ -20,8 +20,8 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 """
 ROW, TOP, LEFT, BARS = 24, 56, 136, 250
 LINES, WIDTH = 560, 880
-PER_S = 60
-"""Pixels a second of the bars."""
+PER_S, LIMIT_S = 60, 4.0
+"""Pixels a second of the bars, and the longest one; what is longer ends in an arrow."""
 
 
 def draw(bars: Mapping[str, Figures], lines: Mapping[str, Sequence[float]], asking: Sequence[str]) -> str:
@@ -53,13 +53,13 @@ def _kind(router: str, asking: Sequence[str]) -> str:
 
 
 def _bar(router: str, figures: Figures, y: int, kind: str) -> list[str]:
-    mean, least, most = (figures[each] * PER_S for each in ("mean_s", "least_s", "most_s"))
-    middle = y + 9
+    mean, least, most = (min(figures[each], LIMIT_S) * PER_S for each in ("mean_s", "least_s", "most_s"))
+    middle, cut = y + 9, " →" if figures["most_s"] > LIMIT_S else ""
     return [
         _text(LEFT - 8, y + 13, router, "title" if kind == "ours" else "", "end"),
         f'<rect class="bar {kind}" x="{LEFT}" y="{y}" width="{mean:.1f}" height="18" rx="2"/>',
         f'<path class="range" d="M{LEFT + least:.1f} {middle}H{LEFT + most:.1f}"/>',
-        _text(LEFT + most + 8, y + 13, f"{figures['mean_s']:.2f}", "title" if kind == "ours" else ""),
+        _text(LEFT + most + 8, y + 13, f"{figures['mean_s']:.2f}{cut}", "title" if kind == "ours" else ""),
     ]
 
 
@@ -67,7 +67,7 @@ def _lines(lines: Mapping[str, Sequence[float]], asking: Sequence[str], bottom: 
     most = max(max(values) for values in lines.values())
     left, right = LINES, WIDTH - 132
     xs = [left, left + (right - left) * 0.3, right]  # 0, 1 and 5 s, not to scale
-    per_s = (bottom - TOP - 24) / most
+    per_s = (bottom - TOP - 60) / most  # names above each other find room over the highest line
 
     def y(value: float) -> float:
         return bottom - 16 - value * per_s

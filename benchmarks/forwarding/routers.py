@@ -14,6 +14,7 @@ from benchmarks.forwarding.group import BLOCK_TOKENS, CACHE_BLOCKS, Node, Reques
 from crypto.identity import NodeId
 from overlay.routing.cost import Sent
 from overlay.routing.forwarding import (
+    PROBES,
     Candidate,
     Commit,
     Estimate,
@@ -165,10 +166,11 @@ def lmetric(view: View, request: Request, now: float) -> Choice:
 
 
 def lmetric_probing(view: View, request: Request, now: float) -> Choice:
-    """LMetric with the same three probes as ours, and their live queues and prefixes."""
+    """LMetric with as many probes as ours, and their live queues and prefixes."""
     held = view.held(request, now)
     ranked = sorted(view.nodes, key=partial(lmetric_cost, view, request, held))
-    asked = ranked[:2] + ([view.draw.choice(ranked[2:])] if len(ranked) > 2 else [])
+    best, others = ranked[: PROBES - 1], ranked[PROBES - 1 :]
+    asked = [*best, *view.draw.sample(others, min(1, len(others)))]
     answering = view.ask(asked, now)
     took_s = _took_s(len(asked), answering)
     if not answering:
@@ -198,6 +200,16 @@ def ours(view: View, request: Request, now: float) -> Choice:
     others = [(estimate, asked[estimate.member]) for estimate in bound.others]
     hand_on = partial(hand_on_by_answers, others)
     return Choice(asked[bound.estimate.member], _took_s(len(asked), answering), hand_on)
+
+
+def ours_kept(view: View, request: Request, now: float) -> Choice:
+    """The same, but who gets a prompt keeps it."""
+    return replace(ours(view, request, now), hand_on=None)
+
+
+def ours_by_own_view(view: View, request: Request, now: float) -> Choice:
+    """The same, but whoever gets a prompt goes by its own view, as if no answers came with it."""
+    return replace(ours(view, request, now), hand_on=hand_on_by_own_view)
 
 
 def hand_on_by_answers(
@@ -242,11 +254,14 @@ ROUTERS: dict[str, Router] = {
     "aibrix": aibrix,
     "planetserve": planetserve,
     "lmetric": lmetric,
-    "lmetric, 3 probes": lmetric_probing,
+    "lmetric, asking": lmetric_probing,
     "predicted wait": predicted_wait,
     "ours": ours,
 }
 
+VARIANTS: dict[str, Router] = {"ours, kept": ours_kept, "ours, by own view": ours_by_own_view}
+"""What handing on is worth."""
+HANDING_ON = (ours, ours_by_own_view)
 PUBLISHED = (
     "round-robin",
     "least-request",
@@ -258,4 +273,4 @@ PUBLISHED = (
     "lmetric",
 )
 """Those that go by the same old view. Power of two asks, as ours does, and is held against ours apart."""
-ASKING = ("power of two", "lmetric, 3 probes", "ours")
+ASKING = ("power of two", "lmetric, asking", "ours")
