@@ -97,7 +97,7 @@ def requests_of(options: Options, workload: str, seed: int) -> list[Request]:
 
 def play(options: Options, setting: Setting, seed: int) -> dict[str, float]:
     """One seed of one setting."""
-    gc.disable()  # nothing here has cycles that live long, and looking for them took a third of the time
+    gc.disable()  # a run leaves little garbage in cycles, and its large tables are slow to search for it
     requests = requests_of(options, setting.workload, seed)
     ends = requests[-1].at
     gone = FAILURES if setting.workload == "failures" else ()

@@ -44,7 +44,14 @@ def draw(bars: Mapping[str, Figures], lines: Mapping[str, Sequence[float]], aski
     for index, router in enumerate(rows):
         parts += _bar(router, bars[router], TOP + ROW * index, _kind(router, asking))
     parts += _lines(lines, asking, TOP + ROW * len(rows))
-    parts.append(_text(16, height - 12, "green: clovenet; darker: ask before they choose", "quiet"))
+    parts.append(
+        _text(
+            16,
+            height - 12,
+            "green: clovenet; dashed, and the bars of the third shade: ask before they choose",
+            "quiet",
+        )
+    )
     return "\n".join([*parts, "</svg>", ""])
 
 
