@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export CLOVE_MODELS ?= $(CURDIR)/.models
 SOURCES := crypto overlay verify node tests benchmarks deploy docs
 
-.PHONY: demo test test-more test-kills check format setup model clean help system
+.PHONY: demo test test-more test-kills check format setup model clean help system bench-forwarding
 help:
 	@echo "make demo    bring up a local network, ask a question, see what happened"
 	@echo "make test    set up and run all tests"
@@ -57,6 +57,9 @@ check: $(STAMP)
 format: $(STAMP)
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
+
+bench-forwarding: $(STAMP)
+	@$(BIN)/python -m benchmarks.forwarding_sim $(ARGS)
 
 bench-%: model
 	@$(BIN)/python -m benchmarks.$(subst -,_,$*) $(ARGS)

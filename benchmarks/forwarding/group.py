@@ -3,8 +3,9 @@
 import random  # noqa: TID251 - the same choices in every run, no secrets
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from benchmarks.forwarding.step_costs import ASSUMED, StepCosts
 from crypto.identity import NodeId
 from overlay.routing.cost import Sent
 from overlay.routing.forwarding import Candidate
@@ -15,22 +16,28 @@ BLOCK_TOKENS = 512
 CHUNK = 512
 SLOTS = 64
 CACHE_BLOCKS = 1500
-STEP_S, DECODE_S, TOKEN_S, ATTENDED_S = 0.008, 1e-4, 6e-5, 1e-9
-"""Seconds of a step, of an answer in it, of a prompt token, of a position attended to: an 8B model on one GPU."""
+LATENCIES = 8
+NEVER = -1e9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One prompt: when it comes, its blocks, its tokens and those of its answer."""
+    """One prompt: when it comes, its blocks, its tokens and those of its answer.
+
+    is_begun: its first token came from a node that died, and another goes on.
+    """
 
     at: float
     chain: tuple[bytes, ...]
     tokens: int
     output: int
+    is_begun: bool = False
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
+    """A prompt at a node: tokens yet to read and to answer with, and positions that are in the cache."""
+
     request: Request
     arrived: float
     unread: int
@@ -38,20 +45,38 @@ class _Job:
     context: int
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a node tells of itself at some time.
+
+    blocks: of keys and values that running answers use. factor_s: PlanetServe's, see `Node.latency_factor_s`.
+    """
+
+    at: float
+    speed: Speed
+    load: Load
+    waiting: int
+    blocks: int
+    factor_s: float
+
+
 class Node:
     """A model node: a queue, one prompt being read, answers running, a cache. speed: 1 is the usual one."""
 
-    def __init__(self, node_id: NodeId, speed: float) -> None:
+    def __init__(self, node_id: NodeId, speed: float, costs: StepCosts = ASSUMED) -> None:
         self.node_id = node_id
-        self.factor = 1 / speed
-        self.queue: deque[_Job] = deque()
-        self.running: list[_Job] = []
+        self.costs = costs.times(1 / speed)
+        self.queue: deque[Job] = deque()
+        self.running: list[Job] = []
         self.cache: OrderedDict[bytes, None] = OrderedDict()
         self.stored: list[bytes] = []
         self.evicted: list[bytes] = []
         self.phase: tuple[float, float, int] | None = None  # start, seconds of a step, steps
-        self.reading: _Job | None = None  # whose chunk is in the present phase
+        self.reading: Job | None = None  # whose chunk is in the present phase
         self.version = 0
+        self.computed = 0
+        self.is_up = True
+        self._latencies: deque[float] = deque(maxlen=LATENCIES)
 
     def cached(self, request: Request) -> int:
         """Leading blocks that are in the cache."""
@@ -78,21 +103,32 @@ class Node:
     def speed(self) -> Speed:
         """What it has measured."""
         return Speed(
-            prefill_token_s=self.factor * (TOKEN_S + STEP_S / CHUNK),
-            attended_s=self.factor * ATTENDED_S,
-            decode_step_s=self.factor * DECODE_S * max(1, len(self.running)),
+            prefill_token_s=self.costs.token_s + self.costs.step_s / CHUNK,
+            attended_s=self.costs.attended_s,
+            decode_step_s=self.costs.answer_s * max(1, len(self.running)),
             mixed_tokens=CHUNK,
             chunk_tokens=CHUNK,
         )
 
+    def tell(self, now: float) -> Told:
+        """All that is gossiped or answered to a probe, but the blocks."""
+        blocks = sum(-(-job.context // BLOCK_TOKENS) for job in self.running)
+        waiting = len(self.queue)
+        return Told(now, self.speed(), self.load(), waiting, blocks, self.latency_factor_s())
+
+    def latency_factor_s(self) -> float:
+        """.875 of the mean of the last answers' seconds before the last one, and .125 of that (PlanetServe)."""
+        *before, last = self._latencies or (0.0,)
+        return 0.875 * (sum(before) / len(before) if before else 0.0) + 0.125 * last
+
     def _decode_s(self) -> float:
         context = sum(job.context for job in self.running)
-        return self.factor * (STEP_S + DECODE_S * len(self.running) + ATTENDED_S * context)
+        return self.costs.seconds(len(self.running), 0, context)
 
     def add(self, request: Request, now: float) -> None:
         """A prompt comes."""
         known = min(self.cached(request) * BLOCK_TOKENS, request.tokens - 1)
-        self.queue.append(_Job(request, now, request.tokens - known, request.output, known))
+        self.queue.append(Job(request, now, request.tokens - known, request.output, known))
 
     def begin_phase(self, now: float) -> float | None:
         """Start as many equal steps as nothing changes for; returns when they end."""
@@ -101,67 +137,112 @@ class Node:
         if reading is None and not self.running:
             self.phase = None
             return None
-        seconds = self._decode_s() if self.running else self.factor * STEP_S
-        steps = min((job.output for job in self.running), default=1 << 30)
+        seconds = self._decode_s() if self.running else self.costs.step_s
+        steps = min([job.output for job in self.running]) if self.running else 1
         if reading is not None:
             chunk = min(CHUNK, reading.unread)
-            seconds += self.factor * chunk * (TOKEN_S + ATTENDED_S * (reading.context + chunk / 2))
+            costs = self.costs
+            seconds += chunk * (costs.token_s + costs.attended_s * (reading.context + chunk / 2))
             steps = 1
         self.phase = (now, seconds, steps)
         return now + steps * seconds
 
-    def end_phase(self, steps: int) -> Iterator[tuple[_Job, bool]]:
+    def end_phase(self, steps: int, now: float) -> Iterator[tuple[Job, bool]]:
         """So many steps are over: jobs with a first token (True) or a last one (False)."""
-        reading = self.reading
+        is_over = False
         for job in self.running:
             job.output -= steps
             job.context += steps
-        for job in [job for job in self.running if job.output <= 0]:
-            self.running.remove(job)
-            yield job, False
-        if reading is not None:
-            chunk = min(CHUNK, reading.unread)
-            reading.unread -= chunk
-            reading.context += chunk
-            if not reading.unread:
-                self.queue.popleft()
-                self.running.append(reading)
-                self._keep(reading.request)
-                yield reading, True
-                if self.queue:  # what was read meanwhile need not be read again
-                    self._look_again(self.queue[0])
+            is_over = is_over or job.output <= 0
+        if is_over:
+            over = [job for job in self.running if job.output <= 0]
+            self.running = [job for job in self.running if job.output > 0]
+            for job in over:
+                self._latencies.append(now - job.arrived)
+                yield job, False
+        if self.reading is not None and self._read_chunk(self.reading):
+            yield self.reading, True
+            if self.queue:  # what was read meanwhile need not be read again
+                self._look_again(self.queue[0])
 
-    def _look_again(self, job: _Job) -> None:
+    def _read_chunk(self, job: Job) -> bool:
+        """Returns whether all is read."""
+        chunk = min(CHUNK, job.unread)
+        self.computed += chunk
+        job.unread -= chunk
+        job.context += chunk
+        if job.unread:
+            return False
+        self.queue.popleft()
+        self.running.append(job)
+        self._keep(job.request)
+        return True
+
+    def _look_again(self, job: Job) -> None:
         known = min(self.cached(job.request) * BLOCK_TOKENS, job.request.tokens - 1)
         if known > job.context:
             job.unread, job.context = job.request.tokens - known, known
 
     def _keep(self, request: Request) -> None:
+        cache = self.cache
         for block in request.chain:
-            if block not in self.cache:
+            if block in cache:
+                cache.move_to_end(block)
+            else:
                 self.stored.append(block)
-            self.cache[block] = None
-            self.cache.move_to_end(block)
-        while len(self.cache) > CACHE_BLOCKS:
-            self.evicted.append(self.cache.popitem(last=False)[0])
+                cache[block] = None
+        while len(cache) > CACHE_BLOCKS:
+            self.evicted.append(cache.popitem(last=False)[0])
+
+    def die(self) -> list[Request]:
+        """It is gone, with its cache. Returns what others have to answer or to go on with."""
+        lost = [job.request for job in self.queue]
+        for job in self.running:
+            request = job.request
+            more = request.output - job.output
+            lost.append(replace(request, tokens=request.tokens + more, output=job.output, is_begun=True))
+        self.queue, self.running, self.cache = deque(), [], OrderedDict()
+        self.stored, self.evicted = [], []
+        self._latencies.clear()
+        self.phase = self.reading = None
+        self.version += 1
+        self.is_up = False
+        return lost
 
 
 class View:
-    """What one entry node knows of the group."""
+    """What one entry node knows of the group. nodes: those that it takes to be up."""
 
     def __init__(self, nodes: Sequence[Node], seed: int) -> None:
-        self.nodes = nodes
+        self.nodes = list(nodes)
         self.tree = PrefixTree(period_s=30.0)
-        self.loads = {node.node_id: (node.speed(), node.load(), -1e9) for node in nodes}
+        self.told = {node.node_id: node.tell(NEVER) for node in nodes}
         self.sent = {node.node_id: Sent() for node in nodes}
         self.flying = dict(self.sent)  # of what was sent, what has not arrived
         self.draw = random.Random(seed)  # noqa: S311
         self.turn = self.draw.randrange(len(nodes))
 
-    def told(self, node: Node, now: float) -> None:
+    def hear(self, node: Node, told: Told) -> None:
         """A node's load has come."""
-        self.loads[node.node_id] = (node.speed(), node.load(), now)
+        if node not in self.nodes:
+            self.nodes.append(node)
+        self.told[node.node_id] = told
         self.sent[node.node_id] = self.flying[node.node_id]
+
+    def miss(self, node: Node) -> None:
+        """A node is gone."""
+        if node in self.nodes:
+            self.nodes.remove(node)
+            self.tree.forget(node.node_id)
+
+    def ask(self, nodes: Sequence[Node], now: float) -> list[Node]:
+        """Probe these. Returns who answers; what they tell is in the view then."""
+        for node in nodes:
+            if node.is_up:
+                self.hear(node, node.tell(now))
+            else:
+                self.miss(node)
+        return [node for node in nodes if node.is_up]
 
     def held(self, request: Request, now: float) -> dict[NodeId, int]:
         """Matched blocks by node."""
@@ -181,27 +262,29 @@ class View:
         before = self.flying[node.node_id]
         self.flying[node.node_id] = Sent(before.tokens - uncached, before.prompts - 1)
 
+    def waiting(self, node: Node) -> int:
+        """Prompts that wait, as far as known."""
+        return self.told[node.node_id].waiting + self.sent[node.node_id].prompts
+
     def busy(self, node: Node) -> int:
         """Prompts that wait or run, as far as known."""
-        load = self.loads[node.node_id][1]
+        load = self.told[node.node_id].load
         return SLOTS - load.free_slots + self.sent[node.node_id].prompts
 
     def pending(self, node: Node) -> int:
         """Prompt tokens that wait, as far as known."""
-        return self.loads[node.node_id][1].queued_tokens + self.sent[node.node_id].tokens
+        return self.told[node.node_id].load.queued_tokens + self.sent[node.node_id].tokens
 
     def candidates(self, nodes: Sequence[Node], now: float) -> list[Candidate]:
         """For `overlay.routing`."""
-        return [
-            Candidate(
-                member=node.node_id,
-                speed=self.loads[node.node_id][0],
-                load=self.loads[node.node_id][1],
-                sent=self.sent[node.node_id],
-                age_s=now - self.loads[node.node_id][2],
+        found = []
+        for node in nodes:
+            told, sent = self.told[node.node_id], self.sent[node.node_id]
+            each = Candidate(
+                member=node.node_id, speed=told.speed, load=told.load, sent=sent, age_s=now - told.at
             )
-            for node in nodes
-        ]
+            found.append(each)
+        return found
 
 
 def uncached_tokens(request: Request, held: dict[NodeId, int], node: Node) -> int:

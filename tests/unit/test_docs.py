@@ -80,7 +80,7 @@ def test_make_targets_that_are_named_exist():
         blocks, words = code_of(page)
         for code in [*blocks, *words]:
             for target in re.findall(r"(?:^|&& )make ([a-z-]+)", code, re.MULTILINE):
-                if target.startswith("bench-"):
+                if target.startswith("bench-") and target not in targets:
                     assert (ROOT / f"benchmarks/{target[6:].replace('-', '_')}.py").exists(), target
                 else:
                     assert target in targets, f"{page.name}: make {target}"

@@ -17,7 +17,7 @@ from overlay.routing.forwarding import (
     commit_to_answer,
     decide,
     estimate_waits,
-    is_worth_handing_on,
+    find_better,
 )
 from overlay.wire.group import Load, Speed
 from tests.support.entropy import fixed_entropy
@@ -87,16 +87,17 @@ def test_the_best_ones_and_one_at_random_are_asked():
     for _ in range(100):
         probe = decide(found, entropy, max_wait_s=30.0)
         assert len(probe.estimates) == PROBES
-        assert probe.estimates[:2] == tuple(found[:2])
+        assert probe.estimates[:-1] == tuple(found[: PROBES - 1])
         assert probe.otherwise == found[0]
-        drawn.add(probe.estimates[2].member)
-    assert drawn == set(MEMBERS[2:])
+        drawn.add(probe.estimates[-1].member)
+    assert drawn == set(MEMBERS[PROBES - 1 :])
 
 
 def test_the_best_answer_is_bound_whatever_the_view_said():
     probe = Probe((estimate(A, 1.0), estimate(B, 1.1), estimate(C, 9.0)), estimate(A, 1.0))
-    answers = [estimate(A, 5.0), estimate(C, 0.5)]
-    assert commit_to_answer(answers, probe, max_wait_s=30.0) == Commit(answers[1], Reason.PROBED)
+    slow, quick = estimate(A, 5.0), estimate(C, 0.5)
+    found = commit_to_answer([slow, quick], probe, max_wait_s=30.0)
+    assert found == Commit(quick, Reason.PROBED, others=(slow,))
 
 
 def test_without_answers_the_best_by_the_view_gets_it():
@@ -124,6 +125,12 @@ def test_a_prompt_that_would_wait_too_long_is_refused_with_the_time(age_s, other
 
 def test_it_is_handed_on_only_for_a_clear_gain_and_only_so_often():
     here = estimate(A, 1.0)
-    assert is_worth_handing_on(here, estimate(B, 0.74), hops_left=1)
-    assert not is_worth_handing_on(here, estimate(B, 0.76), hops_left=1)
-    assert not is_worth_handing_on(here, estimate(B, 0.1), hops_left=0)
+    assert find_better(here, [estimate(B, 0.74)], hops_left=1) == estimate(B, 0.74)
+    assert find_better(here, [estimate(B, 0.76)], hops_left=1) is None
+    assert find_better(here, [estimate(B, 0.1)], hops_left=0) is None
+    assert find_better(here, [], hops_left=1) is None
+
+
+def test_it_is_handed_on_to_the_best_of_the_others():
+    others = [estimate(B, 0.5), estimate(C, 0.2), estimate(D, 0.3)]
+    assert find_better(estimate(A, 1.0), others, hops_left=1) == others[1]
