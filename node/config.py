@@ -112,13 +112,17 @@ class RolesConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """How prompts leave: cloves k of n, one over each of n disjoint circuits of so many hops."""
+    """How prompts leave: cloves k of n, one over each of n disjoint circuits of so many hops.
+
+    forward "group": the model node asked may hand a prompt to another one that answers sooner, who reads it, too.
+    """
 
     n: int = Field(default=4, ge=1, le=8)
     k: int = Field(default=2, ge=1, le=8)
     hops: int = Field(default=3, ge=1, le=3)
     diversity: Literal["strict", "local"] = "strict"
     lifetime_s: int = Field(default=600, ge=30, le=3600)
+    forward: Literal["none", "group"] = "group"
 
     @model_validator(mode="after")
     def _check_threshold(self) -> Self:
@@ -130,8 +134,8 @@ class PrivacyConfig(Section):
 class EngineConfig(Section):
     """What answers at a node with the model role: a worker of ours, or a server that speaks OpenAI's API.
 
-    threads 0: all cores. upstream_models: the server's names of models, by alias. upstream_context_tokens 0: the
-    server says it.
+    threads 0: all cores. group: hand prompts to other nodes of the same model, and take theirs. upstream_models: the
+    server's names of models, by alias. upstream_context_tokens 0: the server says it.
     """
 
     kind: Literal["worker", "openai"] = "worker"
@@ -144,6 +148,7 @@ class EngineConfig(Section):
     max_wait_s: float = Field(default=30.0, ge=0.1, le=3600)
     cache_mb: int = Field(default=1024, ge=16, le=1 << 20)
     memory_slack_mb: int = Field(default=1024, ge=64, le=1 << 20)
+    group: bool = True
     upstream_url: str = Field(default="", max_length=2048)
     upstream_key: str | None = Field(default=None, min_length=1, max_length=4096, repr=False)
     upstream_models: Pairs = {}

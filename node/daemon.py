@@ -178,7 +178,7 @@ class Daemon:
             entropy=os.urandom,
             unix_time=self._clock.unix_time,
         )
-        terms = ClientTerms(self._network, RequestTerms(k=privacy.k), AnswerTiming())
+        terms = ClientTerms(self._network, RequestTerms(k=privacy.k, forward=privacy.forward), AnswerTiming())
         return Client(self._switch, pool, terms, entropy=os.urandom, unix_time=self._clock.unix_time)
 
     def _make_models(self) -> ModelRole:
@@ -333,6 +333,8 @@ class Daemon:
     def _directory_changed(self, directory: Directory) -> None:
         if self._client is not None:
             self._refresh_guards(directory)
+        if self._models is not None:
+            self._models.directory_changed(directory)
         self._directory_grew.set()
 
     def _load_guards(self) -> GuardSample:

@@ -59,6 +59,21 @@ class Metrics:
         self.engine_refusals = self._counter(
             "engine_refusals", "Prompts refused by this node's engine, by cause: queue, wait.", "cause"
         )
+        self.prompts_placed = self._counter(
+            "prompts_placed",
+            "Prompts that came to this node, by where they were answered and why.",
+            "where",
+            "reason",
+        )
+        self.group_members = self._gauge(
+            "group_members", "Nodes that serve a model as this one does.", "model"
+        )
+        self.group_bytes = self._counter(
+            "group_bytes", "What members tell each other of caches and loads: sent, received.", "direction"
+        )
+        self.group_misbehaved = self._counter(
+            "group_misbehaved", "Times that a member was named for what it did."
+        )
         self.loop_delay = self._histogram(
             "event_loop_delay_seconds", "How late the daemon's timers are.", _DELAY_BUCKETS
         )

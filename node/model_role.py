@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,6 +10,7 @@ import trio
 from crypto.identity import IdentityKey
 from node.config import EngineConfig
 from node.engine.errors import EngineError, ModelError, UnknownModelError
+from node.engine.prompt_meter import PromptMeter
 from node.engine.settings import EngineSettings
 from node.engine.supervisor import Engine
 from node.errors import NodeError
@@ -18,11 +20,14 @@ from node.keys import KeyRing
 from node.logs import get_logger
 from node.metrics import Metrics
 from node.service import NodeService
-from node.serving.answer_writer import AnswerWriter
+from node.serving.answer_writer import AnswerWriter, Emit
+from node.serving.groups import Groups
 from node.serving.model_service import ModelService
 from overlay.protocol.intake import Intake
+from overlay.routing.directory import Directory
 from overlay.transport.switch import Switch
 from overlay.wire.descriptor import ModelOffer
+from overlay.wire.prompt import PromptMessage
 
 if TYPE_CHECKING:
     from node.engine.upstream import UpstreamEngine
@@ -49,13 +54,16 @@ class ModelRole:
             NodeError: a model that the node should serve is not there.
         """
         self._names = ", ".join(engine.models)
+        self._folders: list[Path] = []
+        self.groups: Groups | None = None
         self._upstream: UpstreamEngine | None = None
         self.worker: Engine | None = None
         self._engine: UpstreamEngine | Engine
         if engine.kind == "openai":
             self._engine = self._upstream = _make_upstream(engine)
         else:
-            self._engine = self.worker = _make_worker(engine, home)
+            self._folders = _find_folders(engine, home)
+            self._engine = self.worker = Engine(self._folders, _worker_settings(engine))
         self._writer = AnswerWriter(
             self._engine,
             key,
@@ -63,8 +71,20 @@ class ModelRole:
             unix_time=unix_time,
             count_tokens=metrics.generated_tokens.inc,
         )
+        if self.worker is not None and engine.group:
+            self.groups = Groups(
+                switch,
+                key,
+                network,
+                self.worker,
+                self._writer,
+                metrics,
+                entropy=os.urandom,
+                unix_time=unix_time,
+                max_wait_s=engine.max_wait_s,
+            )
         intake = Intake(key.node_id, network)
-        self._models = ModelService(switch, intake, self._writer, unix_time=unix_time, metrics=metrics)
+        self._models = ModelService(switch, intake, self._answer, unix_time=unix_time, metrics=metrics)
 
     def offers(self) -> tuple[ModelOffer, ...]:
         """What the engine serves at this moment."""
@@ -76,11 +96,25 @@ class ModelRole:
     @property
     def is_answering(self) -> bool:
         """Whether prompts are being answered."""
-        return bool(self._models.running)
+        return bool(self._models.running or (self.groups is not None and self.groups.hands.answering))
 
     def drain(self) -> None:
         """Take no new prompts."""
         self._models.is_draining = True
+        if self.groups is not None:
+            self.groups.is_draining = True
+
+    def directory_changed(self, directory: Directory) -> None:
+        """Other nodes may serve the same models now, or no longer."""
+        if self.groups is not None:
+            self.groups.directory_changed(directory)
+
+    async def _answer(self, message: PromptMessage, emit: Emit) -> None:
+        """Answer a prompt here or, where its author allows it, where it is answered soonest."""
+        if self.groups is not None and message.forward == "group":
+            await self.groups.forwarder.answer(message.task, emit)
+        else:
+            await self._writer.write(message.task, emit)
 
     def keys_changed(self, ring: KeyRing) -> None:
         """Prompts are sealed to other keys from now on."""
@@ -109,6 +143,10 @@ class ModelRole:
                 service.own_loads = lambda: gate.loads
                 log.info("models loaded", models=[card.alias for card in self._engine.cards])
                 announcer.announce_soon()
+            if self.groups is not None:
+                service.groups = self.groups
+                meters = [PromptMeter(folder) for folder in self._folders]
+                nursery.start_soon(self.groups.serve, list(zip(self._engine.cards, meters, strict=True)))
             if self._upstream is not None:
                 await _follow_upstream(self._upstream, service, announcer)
 
@@ -131,7 +169,7 @@ async def _follow_upstream(engine: "UpstreamEngine", service: NodeService, annou
         await changed.wait()
 
 
-def _make_worker(engine: EngineConfig, home: Home) -> Engine:
+def _find_folders(engine: EngineConfig, home: Home) -> list[Path]:
     # The store reads model files' headers; only nodes with the model role pay for its imports.
     from node.engine.models import ModelStore
 
@@ -144,7 +182,11 @@ def _make_worker(engine: EngineConfig, home: Home) -> Engine:
             raise NodeError(str(error), f"bring it here: clove models pull {name}") from None
         except ModelError as error:
             raise NodeError(str(error)) from None
-    settings = EngineSettings(
+    return folders
+
+
+def _worker_settings(engine: EngineConfig) -> EngineSettings:
+    return EngineSettings(
         device=engine.device,
         weights=engine.weights,
         threads=engine.threads,
@@ -154,7 +196,6 @@ def _make_worker(engine: EngineConfig, home: Home) -> Engine:
         cache_bytes=engine.cache_mb << 20,
         slack_bytes=engine.memory_slack_mb << 20,
     )
-    return Engine(folders, settings)
 
 
 def _make_upstream(engine: EngineConfig) -> "UpstreamEngine":

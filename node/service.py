@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import trio
 
+from crypto.errors import DecodeError
 from crypto.identity import NodeId
 from node.api.ports import (
     AnswerAccount,
@@ -21,14 +22,18 @@ from node.api.ports import (
     ModelInfo,
     PeerInfo,
     Readiness,
+    RouteReport,
     StatusReport,
 )
 from node.clock import Clock
+from node.engine.errors import EngineError
 from node.engine.events import EngineLoad
 from node.errors import StoreError
 from node.logs import get_logger
 from node.metrics import Metrics
+from node.route_report import report_route
 from node.serving.answer_writer import AnswerWriter
+from node.serving.groups import Groups
 from node.store import Store, StoredAnswer
 from overlay.client.client import Client
 from overlay.client.completion import Completion
@@ -43,8 +48,9 @@ from overlay.wire.answer import (
     TokensGenerated,
 )
 from overlay.wire.descriptor import ModelOffer
-from overlay.wire.prompt import SESSION_BYTES, Prompt, Task
+from overlay.wire.prompt import SESSION_BYTES, Cache, Prompt, Task
 from verify.answer import AnswerRecord
+from verify.receipt import decode_receipt
 from verify.record_codec import encode_record
 
 BLINDING_BYTES = 32
@@ -81,6 +87,7 @@ class Recorder:
     first_token_at: float | None = None
     finished: AnswerFinished | None = None
     receipt: bytes | None = None
+    entry_id: NodeId | None = None
 
     async def __aiter__(self) -> AsyncIterator[AnswerEvent]:
         """The events, unchanged."""
@@ -121,6 +128,7 @@ class Recorder:
         paths = [path for attempt in attempts for path in attempt.paths_used]
         return AnswerAccount(
             node=self.node_id.hex(),
+            entry=(self.entry_id or self.node_id).hex(),
             model=self.offer.alias,
             circuits=tuple(tuple(relay.hex() for relay in path) for path in paths),
             k=terms.k if terms is not None else 0,
@@ -160,6 +168,7 @@ class NodeService:
         self.writer: AnswerWriter | None = None
         self.own_models: Callable[[], tuple[ModelOffer, ...]] = tuple
         self.own_loads: Callable[[], tuple[EngineLoad, ...]] = tuple
+        self.groups: Groups | None = None
         self.starting: dict[str, str] = {}
         """What is still being started, by part, in words for people; empty once all runs."""
         self.is_draining = False
@@ -181,32 +190,36 @@ class NodeService:
     # --- asking -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def complete(self, prompt: Prompt) -> AsyncGenerator[AnswerStream, None]:
+    async def complete(
+        self, prompt: Prompt, *, cache: Cache | None = None
+    ) -> AsyncGenerator[AnswerStream, None]:
         """See `Service`. The answer is kept once it is whole, when the context is left."""
         if self.is_draining:
             raise AnswerError("draining", "this node is shutting down", 5.0)
         answer_id = f"a-{secrets.token_hex(_ID_BYTES)}"
         self.under_way += 1
         try:
-            async with self._ask(answer_id, prompt) as recorder:
+            async with self._ask(answer_id, prompt, cache) as recorder:
                 yield recorder
         finally:
             self.under_way -= 1
 
-    def _ask(self, answer_id: str, prompt: Prompt) -> AbstractAsyncContextManager[Recorder]:
+    def _ask(
+        self, answer_id: str, prompt: Prompt, cache: Cache | None
+    ) -> AbstractAsyncContextManager[Recorder]:
         own = next((m for m in self.own_models() if prompt.model in (m.model_id, m.alias)), None)
         if own is not None and self.writer is not None:
-            return self._answer_here(answer_id, prompt, own, self.writer)
+            return self._answer_here(answer_id, prompt, own, self.writer, cache or "session")
         if self._client is None:
             raise NoRouteError("this node has no client role: start it with `clove up --role client`")
-        return self._ask_network(answer_id, prompt, self._client)
+        return self._ask_network(answer_id, prompt, self._client, cache)
 
     @asynccontextmanager
     async def _ask_network(
-        self, answer_id: str, prompt: Prompt, client: Client
+        self, answer_id: str, prompt: Prompt, client: Client, cache: Cache | None
     ) -> AsyncGenerator[Recorder, None]:
         started = self._clock.now()
-        async with client.complete(prompt) as completion:
+        async with client.complete(prompt, cache=cache) as completion:
             recorder = Recorder(
                 answer_id=answer_id,
                 prompt=prompt,
@@ -223,19 +236,22 @@ class NodeService:
                 self._metrics.cloves.labels("sent").inc(sum(each.cloves_sent for each in attempts))
                 self._metrics.failovers.labels("path").inc(sum(each.paths_replaced for each in attempts))
                 self._metrics.failovers.labels("node").inc(len(attempts) - 1)
-            recorder.node_id, recorder.offer = completion.current.node_id, completion.offer
+            recorder.entry_id, recorder.offer = completion.current.node_id, completion.offer
+            recorder.node_id = self._who_answered(recorder)
             self._keep(recorder, completion.current.request.message.blinding, completion)
 
     @asynccontextmanager
     async def _answer_here(
-        self, answer_id: str, prompt: Prompt, offer: ModelOffer, writer: AnswerWriter
+        self, answer_id: str, prompt: Prompt, offer: ModelOffer, writer: AnswerWriter, cache: Cache
     ) -> AsyncGenerator[Recorder, None]:
         blinding = secrets.token_bytes(BLINDING_BYTES)
         send, receive = trio.open_memory_channel[AnswerEvent](_LOCAL_EVENTS)
 
         async def write() -> None:
             async with send:
-                await writer.write(Task(prompt=prompt, blinding=blinding, session=self._session), send.send)
+                session = self._session if cache == "session" else b""
+                task = Task(prompt=prompt, blinding=blinding, cache=cache, session=session)
+                await writer.write(task, send.send)
 
         async def events() -> AsyncIterator[AnswerEvent]:
             async for event in receive:
@@ -258,6 +274,23 @@ class NodeService:
             nursery.cancel_scope.cancel()
             self._keep(recorder, blinding, None)
 
+    def _who_answered(self, recorder: Recorder) -> NodeId:
+        """The node asked or, where it handed the prompt on, the signer of the receipt, if that is of the same group.
+
+        Any other signer is a stranger, whom `clove verify` then finds in the asked one's place.
+        """
+        entry = recorder.entry_id or recorder.node_id
+        if recorder.receipt is None:
+            return entry
+        try:
+            signer = decode_receipt(recorder.receipt).signer
+        except DecodeError:
+            return entry
+        found = self._switch.directory.find(signer)
+        offer = None if found is None else found.offer_of(recorder.offer.model_id)
+        is_alike = offer is not None and offer.numerics_class == recorder.offer.numerics_class
+        return signer if is_alike else entry
+
     def _keep(self, recorder: Recorder, blinding: bytes, completion: Completion | None) -> None:
         given = completion.given if completion is not None else 0
         record = recorder.record(blinding, self._clock.unix_time(), given)
@@ -278,8 +311,22 @@ class NodeService:
             return None
         fields = json.loads(stored.account)
         fields["circuits"] = tuple(tuple(path) for path in fields["circuits"])
+        fields.setdefault("entry", fields["node"])
         fields["nodes_failed"] = tuple(fields.get("nodes_failed", ()))
         return KeptAnswer(stored.answer_id, stored.created_unix, stored.record, AnswerAccount(**fields))
+
+    async def explain_route(self, prompt: Prompt, *, cache: Cache) -> RouteReport:
+        """See `Service`."""
+        groups = self.groups
+        group = None if groups is None else groups.own_group_of(prompt.model)
+        if groups is None or group is None:
+            raise AnswerError("model_not_found", f"this node does not serve {prompt.model!r} in a group")
+        task = Task(prompt=prompt, blinding=bytes(BLINDING_BYTES), cache=cache)
+        try:
+            plan = await groups.forwarder.plan(group, task)
+        except EngineError as error:
+            raise AnswerError("prompt_refused", str(error)) from None
+        return report_route(group, plan)
 
     # --- reporting --------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ def _routes(completions: Completions, reports: Reports) -> list[Route]:
         Route("/api/v1/models", reports.models),
         Route("/api/v1/circuits", reports.circuits),
         Route("/api/v1/answers/{answer_id}", reports.answer),
+        Route("/api/v1/route", completions.explain_route, methods=["POST"]),
         Route("/api/v1/shutdown", reports.shutdown, methods=["POST"]),
     ]
 

@@ -8,12 +8,12 @@ A client that goes away leaves the answer's context, which ends the answer at th
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import trio
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from node.api.body import read_json_untrusted
@@ -49,6 +49,13 @@ class Completions:
     async def serve_text(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         return await self._serve("text", request)
+
+    async def explain_route(self, request: Request) -> Response:
+        """`POST /api/v1/route`: where a conversation's next turn would be answered; admin only."""
+        asked = parse_chat(await read_json_untrusted(request, self.max_body_bytes))
+        with self.admit():
+            found = await self.service.explain_route(asked.prompt, cache=asked.cache or "public")
+        return JSONResponse(asdict(found))
 
     async def _serve(self, kind: Kind, request: Request) -> Response:
         asked = _PARSERS[kind](await read_json_untrusted(request, self.max_body_bytes))
@@ -120,7 +127,9 @@ class _AnswerResponse(Response):
         timeout_s = self._completions.answer_timeout_s
         last: Response | bytes = b""
         with self._completions.admit(), trio.move_on_after(timeout_s) as deadline:
-            async with self._completions.service.complete(self._asked.prompt) as stream:
+            async with self._completions.service.complete(
+                self._asked.prompt, cache=self._asked.cache
+            ) as stream:
                 last = await self._relay(stream, send)
         if deadline.cancelled_caught:
             raise unanswered("timeout", f"the answer wasn't whole after {timeout_s:g} s")

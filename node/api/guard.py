@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from node.api.problem import Problem
 
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
-_ADMIN_PREFIXES = ("/api/v1/circuits", "/api/v1/answers", "/api/v1/shutdown")
+_ADMIN_PREFIXES = ("/api/v1/circuits", "/api/v1/answers", "/api/v1/route", "/api/v1/shutdown")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 

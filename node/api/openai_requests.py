@@ -29,6 +29,7 @@ from overlay.wire.prompt import (
     MAX_BIASED_TOKENS,
     MAX_PENALTY,
     MAX_TOP_K,
+    Cache,
     ChatMessage,
     Prompt,
     SamplerSpec,
@@ -171,6 +172,7 @@ class _Sampled(_Strict):
     stop: Annotated[list[StopText], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)] = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    cache: Literal["none", "session", "public"] | None = None
 
     def sampler(self, max_tokens: int | None, logprobs: int | None) -> SamplerSpec:
         """How tokens are drawn, with our defaults where the request says nothing.
@@ -239,11 +241,12 @@ class TextRequest(_Sampled):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as the rest of the API needs it."""
+    """A request as the rest of the API needs it. cache: None leaves it to the configuration."""
 
     prompt: Prompt
     stream: bool
     include_usage: bool
+    cache: Cache | None = None
 
 
 def parse_chat(body: Mapping[str, Any], entropy: Callable[[int], bytes] = os.urandom) -> Asked:
@@ -286,7 +289,7 @@ def _or_default(value: float | None, default: float) -> float:
 
 def _asked(request: _Sampled, prompt: Prompt) -> Asked:
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return Asked(prompt, bool(request.stream), include_usage)
+    return Asked(prompt, bool(request.stream), include_usage, request.cache)
 
 
 def _refuse_unsupported(body: Mapping[str, Any], model: type[BaseModel]) -> None:

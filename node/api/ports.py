@@ -7,7 +7,7 @@ from typing import Protocol
 
 from node.engine.events import EngineLoad
 from overlay.wire.answer import AnswerEvent
-from overlay.wire.prompt import Prompt
+from overlay.wire.prompt import Cache, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class CircuitInfo:
 class AnswerAccount:
     """What happened for one answer, kept beside it. node: the model node's hex id; circuits: their relays.
 
-    nodes_failed: hex ids of nodes that began the answer and did not end it.
+    entry: the node asked, where it is another one; nodes_failed: those that began the answer and did not end it.
     """
 
     node: str
@@ -96,8 +96,44 @@ class AnswerAccount:
     cached_tokens: int
     ttft_s: float | None
     duration_s: float
+    entry: str = ""
     paths_replaced: int = 0
     nodes_failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteCandidate:
+    """What a prompt would wait at one node, in seconds, term by term, and how old what is known of it is.
+
+    total_s: their sum. compared_s: it over the node's weight, by which nodes are compared.
+    """
+
+    node: str
+    is_here: bool
+    cached_tokens: int
+    ahead_s: float
+    slot_s: float
+    reading_s: float
+    late_s: float
+    total_s: float
+    compared_s: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteReport:
+    """Where a prompt would be answered, and why. chosen: a node's hex id; None where it would be refused.
+
+    candidates: by this node's view; probed: those who were asked, by what they answered.
+    """
+
+    model: str
+    tokens: int
+    blocks: int
+    candidates: tuple[RouteCandidate, ...]
+    probed: tuple[RouteCandidate, ...]
+    chosen: str | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +166,17 @@ class Service(Protocol):
         """Models served by nodes of the directory."""
         ...
 
-    def complete(self, prompt: Prompt) -> AbstractAsyncContextManager[AnswerStream]:
-        """Send a prompt. Entering raises `overlay.errors.NoRouteError` or `AnswerError`."""
+    def complete(
+        self, prompt: Prompt, *, cache: Cache | None = None
+    ) -> AbstractAsyncContextManager[AnswerStream]:
+        """Send a prompt. Entering raises `overlay.errors.NoRouteError` or `AnswerError`.
+
+        cache: with whom what is computed for it may be shared; None: as it is configured.
+        """
+        ...
+
+    async def explain_route(self, prompt: Prompt, *, cache: Cache) -> RouteReport:
+        """Where this node, as a member of a model's group, would have a prompt answered now. Raises AnswerError."""
         ...
 
     def status(self) -> StatusReport:

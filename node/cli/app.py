@@ -15,6 +15,7 @@ from node.cli.init import init
 from node.cli.models import models_app
 from node.cli.output import note
 from node.cli.peers import peers
+from node.cli.route import route_app
 from node.cli.shutdown import shutdown
 from node.cli.status import status
 from node.cli.testbed import testbed_app
@@ -48,6 +49,7 @@ for command in (init, up, ask, chat, status, peers, circuits, verify, doctor, de
     app.command()(command)
 app.command("id")(show_id)
 app.add_typer(models_app, name="models")
+app.add_typer(route_app, name="route")
 app.add_typer(testbed_app, name="testbed")
 
 

@@ -23,6 +23,7 @@ def ask(
     seed: options.SeedOption = None,
     stop: options.StopOption = None,
     system: options.SystemOption = None,
+    cache: options.CacheOption = None,
     save: Annotated[
         Path | None, typer.Option(help="Write the answer with its receipt to a file, for `clove verify`.")
     ] = None,
@@ -44,6 +45,7 @@ def ask(
         "repetition_penalty": repetition_penalty,
         "min_tokens": min_tokens,
         "seed": seed,
+        "cache": cache,
     }
     body = chat_body(daemon, model, turns(system, text), {**settings, "stop": stop})
     answer = ask_once(daemon, body, (lambda _: None) if as_json else write)

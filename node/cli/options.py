@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,13 @@ MinTokensOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="End the answer at this text.")]
+CacheOption = Annotated[
+    Literal["none", "session", "public"] | None,
+    typer.Option(
+        "--cache",
+        help="With whom a model node may share what it computes: nobody, this conversation, or everybody.",
+    ),
+]
 SystemOption = Annotated[
     str | None, typer.Option("--system", "-s", help="A system message before the prompt.")
 ]

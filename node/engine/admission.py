@@ -76,6 +76,11 @@ class Admission:
             queued_tokens=sum(job.unread for job in (*running, *waiting)),
             prefill_token_s=predict(StepWork(0, chunk, chunk * chunk / 2)) / chunk,
             decode_step_s=predict(StepWork(max(decoding, 1), 0, context)),
+            attended_s=(predict(StepWork(0, chunk, chunk * chunk)) - predict(StepWork(0, chunk, 0.0)))
+            / chunk**2,
+            chunk_tokens=chunk,
+            mixed_tokens=self._limits.mixed_prefill_tokens,
+            free_slots=max(0, self._limits.sequences - len(running) - len(waiting)),
             wait_s=0.0 if self._scheduler.is_idle else ahead.first_token_s,
             answer_s=ahead.end_s,
         )

@@ -6,7 +6,7 @@ counted by their characters, at the uncached tokens that a character has lately 
 out: whether it is cheap only the worker knows. So what this look lets through may still be refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node.engine.errors import EngineBusyError
 from node.engine.events import EngineLoad, PromptPrefilled
@@ -110,9 +110,27 @@ class Gate:
         if seen is None:
             return 0.0
         left_s = max(0.0, seen.load.wait_s - (now - seen.at))
-        since = sum(
+        return left_s + self._unread(model_id, seen)[1] * seen.load.prefill_token_s
+
+    def load_of(self, model_id: ModelId) -> EngineLoad | None:
+        """What was said last of a model, with the prompts that went there since; None while nothing is known."""
+        seen = self._seen.get(model_id)
+        if seen is None:
+            return None
+        prompts, tokens = self._unread(model_id, seen)
+        load = seen.load
+        return replace(
+            load,
+            waiting=load.waiting + prompts,
+            queued_tokens=load.queued_tokens + int(tokens),
+            free_slots=max(0, load.free_slots - prompts),
+        )
+
+    def _unread(self, model_id: ModelId, seen: _Seen) -> tuple[int, float]:
+        """Prompts that the worker had not taken when it said this, and about how many uncached tokens they are."""
+        since = [
             sent.characters
             for request, sent in self._sent.items()
             if request > seen.taken and sent.model_id == model_id
-        )
-        return left_s + since * self._ratio * seen.load.prefill_token_s
+        ]
+        return len(since), sum(since) * self._ratio

@@ -89,12 +89,16 @@ class AnswerWriter:
         self._entropy = entropy
         self._unix_time = unix_time
 
-    async def write(self, task: Task, emit: Emit) -> None:
-        """Answer one prompt. What goes wrong is an AnswerFailed, too; cancelling frees what the engine holds."""
+    async def write(self, task: Task, emit: Emit, *, taken: Callable[[], None] = lambda: None) -> None:
+        """Answer one prompt. What goes wrong is an AnswerFailed, too; cancelling frees what the engine holds.
+
+        taken: called once the engine has it, and counts it in its load.
+        """
         try:
             async with self._engine.generate(
                 task.prompt, cache=task.cache, session=task.session, given_ids=task.given
             ) as events:
+                taken()
                 # Taken down now: a server that goes away right after an answer must not cost its receipt.
                 trace = _Trace(self._card_of(task.prompt.model))
                 await self._pass_on(task, events, emit, trace)

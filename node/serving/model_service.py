@@ -4,7 +4,7 @@ One task for each answer runs the engine and writes into its `AnswerSender`; the
 When nobody is there for an answer any more, its task is cancelled, which frees what the engine holds.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -14,7 +14,7 @@ from crypto.identity import NodeId
 from crypto.sealed import SealingKey
 from node.logs import get_logger
 from node.metrics import Metrics
-from node.serving.answer_writer import AnswerWriter, Emit
+from node.serving.answer_writer import Emit
 from overlay.errors import LocalProtocolError
 from overlay.protocol.intake import Intake, IntakeEvent, PromptArrived, UpdateArrived
 from overlay.protocol.stream import (
@@ -32,6 +32,9 @@ MAX_ANSWERS = 256
 """Answers under way, queued ones included; over it a prompt is refused at once."""
 MAX_KEPT_ANSWERS = 1024
 """The same with those that only linger for repairs, and refusals; over it a prompt is dropped."""
+
+Answerer = Callable[[PromptMessage, Emit], Awaitable[None]]
+"""Answers a prompt, here or elsewhere; what goes wrong is an AnswerFailed. Cancelling frees what it takes."""
 
 log = get_logger("serving")
 
@@ -58,14 +61,14 @@ class ModelService:
         self,
         switch: Switch,
         intake: Intake,
-        writer: AnswerWriter,
+        answer: Answerer,
         *,
         unix_time: Callable[[], float],
         metrics: Metrics,
     ) -> None:
         self._switch = switch
         self._intake = intake
-        self._writer = writer
+        self._answer = answer
         self._unix_time = unix_time
         self._metrics = metrics
         self._answers: dict[bytes, _Answer] = {}
@@ -185,7 +188,7 @@ class ModelService:
 
     async def _write(self, message: PromptMessage, emit: Emit) -> None:
         try:
-            await self._writer.write(message.task, emit)
+            await self._answer(message, emit)
         except LocalProtocolError as error:
             # An answer longer than a stream may be. The author has what was written; the rest can't be sent.
             log.warning("answer cut off", reason=str(error))

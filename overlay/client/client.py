@@ -6,7 +6,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -30,7 +30,7 @@ from overlay.routing.draw import draw_below
 from overlay.transport.switch import Switch
 from overlay.wire.descriptor import Descriptor, ModelOffer
 from overlay.wire.limits import MESSAGE_BYTES
-from overlay.wire.prompt import Prompt
+from overlay.wire.prompt import Cache, Prompt
 
 CIRCUITS_TIMEOUT_S = 20.0
 MAX_TRIES = 3
@@ -47,6 +47,7 @@ _ELSEWHERE = frozenset(
         "draining",
         "engine_down",
         "engine_failed",
+        "member_lost",
         "busy",
     }
 )
@@ -90,11 +91,13 @@ class Client:
             self.pool.to(others[draw_below(len(others), self._entropy)].node_id)
 
     @asynccontextmanager
-    async def complete(self, prompt: Prompt) -> AsyncIterator[Completion]:
+    async def complete(self, prompt: Prompt, *, cache: Cache | None = None) -> AsyncIterator[Completion]:
         """Send a prompt and give its answer; leaving the context ends the answer, at the model node too.
 
         Entering waits until a model node has begun to answer. One that can't be reached, is busy or says nothing
         gives way to another, and so does one that fails in the middle of its answer (`Completion`).
+
+        cache: with whom what is computed for the prompt may be shared; None: as the client's terms say.
 
         Raises:
             AnswerError: no node serves the model, the prompt can't be sent, or no node would answer.
@@ -103,9 +106,10 @@ class Client:
 
         async def go_on(failed: Answering, given: tuple[int, ...]) -> Answering:
             self._note_end(failed)
-            return await self._begin(prompt, given, failed)
+            return await self._begin(prompt, given, failed, terms)
 
-        first = await self._begin(prompt, (), None)
+        terms = self._terms.request if cache is None else replace(self._terms.request, cache=cache)
+        first = await self._begin(prompt, (), None, terms)
         completion = Completion(first, go_on, lambda error: error.code in _ELSEWHERE)
         try:
             yield completion
@@ -113,15 +117,17 @@ class Client:
             self._note_end(completion.current)
             completion.current.end()
 
-    async def _begin(self, prompt: Prompt, given: tuple[int, ...], failed: Answering | None) -> Answering:
+    async def _begin(
+        self, prompt: Prompt, given: tuple[int, ...], failed: Answering | None, terms: RequestTerms
+    ) -> Answering:
         """Begin to get an answer, or what is left of one. failed: the attempt before; its likes go on with it."""
         like = failed.offer if failed is not None and given else None
-        tried = [failed.node_id] if failed is not None else []
+        tried = [failed.node_id] if failed is not None and not _is_of_another(failed) else []
         most = len(tried) + MAX_TRIES
         while True:
             node = self._choose_node(prompt.model, tried, like)
             tried.append(node.node_id)
-            answering = await self._attempt(prompt, node, given)
+            answering = await self._attempt(prompt, node, given, terms)
             error = answering.error
             if error is None:
                 return answering
@@ -133,13 +139,15 @@ class Client:
             ):
                 raise error
 
-    async def _attempt(self, prompt: Prompt, node: Descriptor, given: tuple[int, ...]) -> Answering:
+    async def _attempt(
+        self, prompt: Prompt, node: Descriptor, given: tuple[int, ...], terms: RequestTerms
+    ) -> Answering:
         """Ask one node, up to the first sign of an answer or of a failure."""
         circuits = self.pool.to(node.node_id)
         opened = await circuits.wait_open(CIRCUITS_TIMEOUT_S)
         # It may have started again meanwhile, with other keys.
         node = self._switch.directory.find(node.node_id) or node
-        answering = self._open(prompt, given, node, circuits, opened)
+        answering = self._open(prompt, given, node, terms, circuits, opened)
         try:
             answering.start(self._switch)
             await answering.wait_begun()
@@ -152,7 +160,8 @@ class Client:
 
     def _note_end(self, answering: Answering) -> None:
         """Remember a node that failed, so that the next prompt goes elsewhere."""
-        if answering.error is not None and answering.error.code in _ELSEWHERE:
+        error = answering.error
+        if error is not None and error.code in _ELSEWHERE and not _is_of_another(answering):
             self._shunned[answering.node_id] = trio.current_time() + SHUNNED_S
 
     def _others(self, model: str, tried: Collection[NodeId], like: ModelOffer | None) -> list[Descriptor]:
@@ -201,6 +210,7 @@ class Client:
         prompt: Prompt,
         given: tuple[int, ...],
         node: Descriptor,
+        terms: RequestTerms,
         circuits: CircuitSet,
         opened: list[PooledCircuit],
     ) -> Answering:
@@ -213,7 +223,7 @@ class Client:
                 prompt,
                 replies,
                 target,
-                self._terms.request,
+                terms,
                 unix_time=self._unix_time(),
                 entropy=self._entropy,
                 session=self._sessions.name(prompt, node.node_id, trio.current_time()),
@@ -224,6 +234,11 @@ class Client:
         receiver = AnswerReceiver(request.terms, trio.current_time(), self._terms.timing)
         carried = list(zip(opened, messages, strict=True))
         return Answering(request, receiver, circuits, carried, _offer_of(node, prompt.model), self._entropy)
+
+
+def _is_of_another(answering: Answering) -> bool:
+    """Whether a node failed that the prompt was handed to: the one asked is sound, and may be asked again."""
+    return answering.error is not None and answering.error.code == "member_lost"
 
 
 def _is_alike(offer: ModelOffer | None, other: ModelOffer) -> bool:

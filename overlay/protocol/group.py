@@ -213,6 +213,8 @@ class GroupMachine:
         if origin not in self._members:
             return self._name(peer, "reports of nodes that are no members", now)
         if not self._loads.is_news(report):
+            if origin == peer:
+                self._loads.confirm(report, now)
             return []
         if not self._bounds_of(origin, now).loads.take(1, now):
             return self._name(origin, "a flood of reports", now)

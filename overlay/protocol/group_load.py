@@ -35,6 +35,12 @@ class GroupLoads:
         """Keep a report that is newer."""
         self._heard[report.origin] = HeardLoad(report, now, blob)
 
+    def confirm(self, report: LoadReport, now: float) -> None:
+        """Its origin says that this report, which is here, still holds."""
+        heard = self._heard.get(report.origin)
+        if heard is not None and heard.report == report:
+            self._heard[report.origin] = heard._replace(received_at=now)
+
     def forget(self, member: NodeId) -> None:
         """A member has left the group."""
         self._heard.pop(member, None)

@@ -25,16 +25,17 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A prediction, term by term, in seconds."""
+    """A prediction, term by term, in seconds. late_s: by what the member was late of late (`promises.py`)."""
 
     ahead_s: float
     slot_s: float
     reading_s: float
+    late_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Until the first token."""
-        return self.ahead_s + self.slot_s + self.reading_s
+        return self.ahead_s + self.slot_s + self.reading_s + self.late_s
 
 
 def predict_wait(speed: Speed, load: Load, sent: Sent, *, tokens: int, cached: int) -> Wait:

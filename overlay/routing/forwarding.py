@@ -18,7 +18,7 @@ Reputation weighs: a member's wait is divided by its weight, 0 excludes it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 
@@ -39,7 +39,10 @@ REFORWARD_RATIO, REFORWARD_S = 1.2, 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A member as it is known: what it told, what was sent to it since, and how long ago it told, in seconds."""
+    """A member as it is known: what it told, what was sent to it since, and how long ago it told, in seconds.
+
+    late_s: by what it was late lately.
+    """
 
     member: NodeId
     speed: Speed
@@ -47,6 +50,7 @@ class Candidate:
     sent: Sent
     age_s: float
     weight: float = 1.0
+    late_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ def estimate_waits(
             continue
         cached = min(tokens, held.get(each.member, 0) * block_tokens)
         wait = predict_wait(each.speed, each.load, each.sent, tokens=tokens, cached=cached)
+        wait = replace(wait, late_s=each.late_s)
         found.append(Estimate(each.member, cached, wait, each.age_s, each.weight))
     return sorted(found, key=lambda estimate: estimate.cost_s)
 

@@ -53,6 +53,7 @@ class WaitTold:
     It also says that a prompt has come and is counted in the load.
     """
 
+    group: GroupId
     hand: HandId
     load: bytes
     held_blocks: int
@@ -91,7 +92,7 @@ HandMessage = WaitAsked | WaitTold | PromptPart | EventsPart | HandEnded
 class HandedPrompt:
     """A prompt for another member.
 
-    hops_left: how often it may be handed on. others: how long it would wait at those members who were asked, too, seconds.
+    hops_left: how often it may be handed on. others: the seconds that it would wait at those who were asked, too.
     """
 
     task: Task

@@ -282,8 +282,9 @@ def _wait_asked(fields: Sequence[object]) -> WaitAsked:
 
 
 def _wait_told(fields: Sequence[object]) -> WaitTold:
-    hand, load, held_blocks = fields
-    return WaitTold(_hand(hand), _octets(load, 1, LOAD_BYTES), _integer(held_blocks, MAX_ASKED_BLOCKS + 1))
+    group, hand, load, held_blocks = fields
+    report = _octets(load, 1, LOAD_BYTES)
+    return WaitTold(_group(group), _hand(hand), report, _integer(held_blocks, MAX_ASKED_BLOCKS + 1))
 
 
 def _prompt_part(fields: Sequence[object]) -> PromptPart:
@@ -332,7 +333,7 @@ _KINDS: dict[int, _Kind] = {
     GROUP_VECTOR: _Kind(3, MAX_VECTOR_FRAME_BYTES, _group_vector),
     GROUP_NEWS: _Kind(3, MAX_NEWS_FRAME_BYTES, _group_news),
     WAIT_ASKED: _Kind(3, MAX_ASKED_FRAME_BYTES, _wait_asked),
-    WAIT_TOLD: _Kind(3, MAX_SMALL_FRAME_BYTES, _wait_told),
+    WAIT_TOLD: _Kind(4, MAX_SMALL_FRAME_BYTES, _wait_told),
     PROMPT_PART: _Kind(4, MAX_HAND_FRAME_BYTES, _prompt_part),
     EVENTS_PART: _Kind(3, MAX_HAND_FRAME_BYTES, _events_part),
     HAND_ENDED: _Kind(1, MAX_SMALL_FRAME_BYTES, _hand_ended),
@@ -381,8 +382,8 @@ def _hand_elements(message: HandMessage) -> tuple[object, ...]:
     match message:
         case WaitAsked(group, hand, chain):
             return (WAIT_ASKED, group, hand, pack_chain(chain))
-        case WaitTold(hand, load, held_blocks):
-            return (WAIT_TOLD, hand, load, held_blocks)
+        case WaitTold(group, hand, load, held_blocks):
+            return (WAIT_TOLD, group, hand, load, held_blocks)
         case PromptPart(group, hand, is_last, data):
             return (PROMPT_PART, group, hand, int(is_last), data)
         case EventsPart(hand, is_last, data):

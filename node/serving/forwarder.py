@@ -1,0 +1,270 @@
+"""Where a prompt that came to this node is answered: here, or by the member of the group that answers it soonest.
+
+    measure -> estimate every member's wait -> commit | probe, then commit | refuse
+            -> here, or handed over; where that fails before the first token, the next best, and at last here
+
+The rules are `overlay.routing.forwarding`'s. Whoever answers signs the receipt. Once tokens have gone out, this node
+does not go on by itself where a member fails: it tells the client, who knows which tokens have arrived and asks again
+with them, over the same circuits.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from crypto.entropy import Entropy
+from crypto.identity import NodeId
+from node.engine.errors import EngineError
+from node.engine.prompt_meter import Measured
+from node.logs import get_logger
+from node.serving.answer_writer import AnswerWriter, Emit
+from node.serving.hands import HandLostError, Hands
+from node.serving.model_group import ModelGroup
+from overlay.routing.cost import Wait
+from overlay.routing.forwarding import (
+    Commit,
+    Estimate,
+    Probe,
+    Reason,
+    Refuse,
+    commit_to_answer,
+    decide,
+    find_better,
+)
+from overlay.wire.answer import (
+    AnswerEvent,
+    AnswerFailed,
+    AnswerFinished,
+    ReceiptIssued,
+    TokensGenerated,
+)
+from overlay.wire.handover import HAND_ID_BYTES, MAX_HOPS, HandedPrompt
+from overlay.wire.prompt import Task
+
+PROBE_TIMEOUT_S = 0.3
+MEASURE_TIMEOUT_S = 1.0
+MAX_TRIES = 3
+"""Members that a prompt is handed to in turn, until one begins to answer."""
+PATIENCE_S, PATIENCE_RATIO = 3.0, 4.0
+"""A first token is waited for so long, and this many times the wait that was predicted."""
+LOST = "member_lost"
+_ELSEWHERE = frozenset({"busy", "draining", "engine_down", "engine_failed", LOST})
+"""What another member may do better, as long as no token has come."""
+
+log = get_logger("forwarding")
+
+
+@dataclass(slots=True)
+class Plan:
+    """How a prompt's place was chosen, for `clove route explain` too. probed: members that were asked and answered."""
+
+    measured: Measured
+    estimates: list[Estimate]
+    probed: list[Estimate] = field(default_factory=list)
+    choice: Commit | Refuse = field(default_factory=lambda: Refuse(None))
+
+
+class Observer(Protocol):
+    """Who counts."""
+
+    def placed(self, reason: str, *, is_here: bool) -> None:
+        """A prompt has found its place."""
+
+    def group_of(self, model: str) -> ModelGroup | None:
+        """The group of a model that this node serves with others; None where it is alone."""
+
+    def epoch(self) -> int:
+        """The key epoch now."""
+
+
+class Forwarder:
+    """Answers prompts here or has them answered."""
+
+    def __init__(
+        self,
+        writer: AnswerWriter,
+        hands: Hands,
+        observer: Observer,
+        *,
+        entropy: Entropy,
+        max_wait_s: float,
+    ) -> None:
+        self._writer = writer
+        self._hands = hands
+        self._observer = observer
+        self._entropy = entropy
+        self._max_wait_s = max_wait_s
+
+    # --- choosing ---------------------------------------------------------------------------------------
+
+    async def plan(
+        self,
+        group: ModelGroup,
+        task: Task,
+        *,
+        tried: frozenset[NodeId] = frozenset(),
+        measured: Measured | None = None,
+    ) -> Plan:
+        """Choose a place. tried: members that are out of the question. Raises EngineError where it is refused."""
+        if measured is None:
+            measured = await group.measure(task, self._observer.epoch())
+        estimates = group.estimate(measured, trio.current_time(), excluded=tried)
+        plan = Plan(measured, estimates)
+        decision = decide(estimates, self._entropy, max_wait_s=self._max_wait_s)
+        if isinstance(decision, Probe):
+            plan.probed = await self._probe(group, decision, measured)
+            decision = commit_to_answer(plan.probed, decision, max_wait_s=self._max_wait_s)
+        plan.choice = decision
+        return plan
+
+    async def _probe(self, group: ModelGroup, probe: Probe, measured: Measured) -> list[Estimate]:
+        """What those asked would have the prompt wait. This node is asked, too, where it may be the best: it knows."""
+        others = [each.member for each in probe.estimates if each.member != group.node_id]
+        told = await self._hands.ask(others, group.id, measured.chain, PROBE_TIMEOUT_S)
+        now = trio.current_time()
+        anew = [group.estimate_answer(member, answer.held_blocks, measured, now) for member, answer in told]
+        if len(others) < len(probe.estimates):
+            held = group.held_here(measured.chain, now)
+            anew.append(group.estimate_answer(group.node_id, held, measured, now))
+        return [each for each in anew if each is not None]
+
+    # --- answering --------------------------------------------------------------------------------------
+
+    async def answer(self, task: Task, emit: Emit) -> None:
+        """Answer a prompt that came from a client that lets it be handed over."""
+        group = self._observer.group_of(task.prompt.model)
+        measured = None if group is None else await self._measure(group, task)
+        if group is None or measured is None:
+            await self._here(task, emit, Reason.ALONE.value)
+            return
+        tried: frozenset[NodeId] = frozenset()
+        while len(tried) < MAX_TRIES:
+            plan = await self.plan(group, task, tried=tried, measured=measured)
+            if isinstance(plan.choice, Refuse):
+                break
+            member, reason = plan.choice.estimate.member, plan.choice.reason.value
+            if member == group.node_id:
+                group.note_sent(member, b"", measured, 0, trio.current_time())
+                await self._here(task, emit, reason)
+                return
+            self._observer.placed(reason, is_here=False)
+            others = tuple((each.member, each.cost_s) for each in plan.choice.others if each.member != member)
+            handed = HandedPrompt(task, MAX_HOPS, others)
+            if await self._elsewhere(group, handed, plan.choice.estimate, measured, emit):
+                return
+            tried |= {member}
+        if tried or not isinstance(plan.choice, Refuse):
+            await self._here(task, emit, "others failed")
+            return
+        await self._refuse(plan.choice, emit)
+
+    async def answer_handed(
+        self, group: ModelGroup, handed: HandedPrompt, emit: Emit, taken: Callable[[], None]
+    ) -> None:
+        """Answer a prompt of another member, or hand it on where that is worth the journey."""
+        measured = None
+        if handed.hops_left and handed.others:
+            measured = await self._measure(group, handed.task)
+        if measured is not None:
+            better = self._find_better(group, handed, measured)
+            if better is not None:
+                self._observer.placed("handed on", is_here=False)
+                onward = HandedPrompt(handed.task, handed.hops_left - 1)
+                if await self._elsewhere(group, onward, better, measured, emit):
+                    return
+            group.note_sent(group.node_id, b"", measured, 0, trio.current_time())
+        await self._here(handed.task, emit, "handed here", taken)
+
+    def _find_better(self, group: ModelGroup, handed: HandedPrompt, measured: Measured) -> Estimate | None:
+        now = trio.current_time()
+        here = group.estimate_answer(group.node_id, group.held_here(measured.chain, now), measured, now)
+        if here is None:
+            return None
+        known = set(group.others)
+        others = [
+            Estimate(member, 0, Wait(wait_s, 0.0, 0.0), 0.0, 1.0)
+            for member, wait_s in handed.others
+            if member in known
+        ]
+        return find_better(here, others, hops_left=handed.hops_left)
+
+    async def _measure(self, group: ModelGroup, task: Task) -> Measured | None:
+        """None where that fails: the engine will say why."""
+        try:
+            with trio.move_on_after(MEASURE_TIMEOUT_S):
+                return await group.measure(task, self._observer.epoch())
+        except EngineError:
+            pass
+        return None
+
+    async def _here(
+        self, task: Task, emit: Emit, reason: str, taken: Callable[[], None] = lambda: None
+    ) -> None:
+        self._observer.placed(reason, is_here=True)
+        await self._writer.write(task, emit, taken=taken)
+
+    async def _refuse(self, refusal: Refuse, emit: Emit) -> None:
+        self._observer.placed("refused", is_here=True)
+        wait_s = refusal.wait_s or 0.0
+        message = f"every node that serves the model would take {wait_s:.0f} s to begin; ask again later"
+        await emit(AnswerFailed("busy", message, max(1.0, wait_s - self._max_wait_s)))
+
+    async def _elsewhere(
+        self, group: ModelGroup, handed: HandedPrompt, chosen: Estimate, measured: Measured, emit: Emit
+    ) -> bool:
+        """Have a member answer; False where it failed before the first token, and another one may be tried."""
+        member, hand = chosen.member, self._entropy(HAND_ID_BYTES)
+        group.note_sent(member, hand, measured, chosen.cached_tokens, trio.current_time())
+        relay = _Relay(emit)
+        started, predicted_s = trio.current_time(), chosen.wait.total_s - chosen.wait.late_s
+        most_events = handed.task.prompt.sampler.max_tokens + 8
+        try:
+            with trio.CancelScope(deadline=started + PATIENCE_S + PATIENCE_RATIO * predicted_s) as patience:
+                relay.began = lambda: setattr(patience, "deadline", float("inf"))
+                async with self._hands.deliver(member, hand, group.id, handed, most_events) as events:
+                    async for event in events:
+                        await relay.pass_on(event)
+                        if relay.is_over:
+                            break
+        except HandLostError as error:
+            relay.failure = relay.failure or AnswerFailed(LOST, str(error), 1.0)
+        finally:
+            group.note_taken(member, hand)
+            waited_s = (relay.first_at or trio.current_time()) - started
+            if group.promises.delivered(member, predicted_s, waited_s, trio.current_time()):
+                log.warning("a member is slower than it says; it is asked less", member=member.hex()[:16])
+        if patience.cancelled_caught:
+            relay.failure = AnswerFailed(LOST, "the member that was to answer says nothing", 1.0)
+        if relay.failure is None:
+            return True
+        log.info("a member failed", member=member.hex()[:16], code=relay.failure.code)
+        if not relay.has_begun and relay.failure.code in _ELSEWHERE:
+            return False
+        lost = AnswerFailed(LOST, "the node that was answering is gone", 0.0)
+        await emit(lost if relay.has_begun else relay.failure)
+        return True
+
+
+class _Relay:
+    """Passes a member's events on to who asked."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.began: Callable[[], object] = lambda: None
+        self.has_begun = False
+        self.is_over = False
+        self.first_at: float | None = None
+        self.failure: AnswerFailed | None = None
+        self._emit: Callable[[AnswerEvent], Awaitable[None]] = emit
+
+    async def pass_on(self, event: AnswerEvent) -> None:
+        """Pass one event on. A failure is kept back: who asked need not hear of it where another member does better."""
+        if isinstance(event, AnswerFailed):
+            self.failure, self.is_over = event, True
+            return
+        if isinstance(event, TokensGenerated | AnswerFinished) and not self.has_begun:
+            self.has_begun, self.first_at = True, trio.current_time()
+            self.began()
+        self.is_over = isinstance(event, ReceiptIssued)
+        await self._emit(event)
