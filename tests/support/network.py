@@ -13,7 +13,7 @@ from crypto.identity import NodeId
 from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
 from node.keys import KeyRing
 from node.metrics import Metrics
-from node.serving.answer_writer import AnswerWriter
+from node.serving.answer_writer import AnswerWriter, Emit
 from node.serving.model_service import ModelService
 from overlay.client.answering import Answering
 from overlay.client.circuit_pool import CircuitPool, PathPolicy
@@ -35,7 +35,7 @@ from overlay.transport.switch import Switch
 from overlay.wire.answer import AnswerFinished, ReceiptIssued, TokensGenerated
 from overlay.wire.descriptor import ModelOffer, Role
 from overlay.wire.messages import Hello
-from overlay.wire.prompt import Prompt, SamplerSpec
+from overlay.wire.prompt import Prompt, PromptMessage, SamplerSpec
 from tests.support.descriptors import UNIX_TIME, fixed_key
 from tests.support.entropy import fixed_entropy
 from tests.support.scripted_engine import CARD, ScriptedEngine, script_of
@@ -109,7 +109,11 @@ class Node:
     def _make_models(self, engine: ScriptedEngine) -> ModelService:
         writer = AnswerWriter(engine, self.key, entropy=self._entropy, unix_time=unix_time)
         intake = Intake(self.node_id, NETWORK)
-        return ModelService(self.switch, intake, writer, unix_time=unix_time, metrics=self._metrics)
+
+        async def answer(message: PromptMessage, emit: Emit) -> None:
+            await writer.write(message.task, emit)
+
+        return ModelService(self.switch, intake, answer, unix_time=unix_time, metrics=self._metrics)
 
     def _hello(self) -> Hello:
         return Hello(LINK_VERSION, NETWORK, 0, int(unix_time()))

@@ -57,6 +57,10 @@ def load(wait_s):
         queued_tokens=0,
         prefill_token_s=0.001,
         decode_step_s=0.01,
+        attended_s=1e-8,
+        chunk_tokens=512,
+        mixed_tokens=16,
+        free_slots=4,
         wait_s=wait_s,
         answer_s=wait_s,
     )

@@ -17,7 +17,7 @@ from node.api.ports import (
 )
 from node.engine.events import EngineLoad
 from overlay.wire.answer import AnswerAccepted, AnswerEvent, AnswerFinished, TokensGenerated
-from overlay.wire.prompt import Prompt
+from overlay.wire.prompt import Cache, Prompt
 
 MODEL = ModelInfo("m-" + "ab" * 20, "smollm2-135m", "torch-fp32", 8192, 2)
 NODE = "cd" * 32
@@ -86,7 +86,7 @@ class FakeService:
         return self.known
 
     @contextlib.asynccontextmanager
-    async def complete(self, prompt: Prompt) -> AsyncIterator[FakeStream]:
+    async def complete(self, prompt: Prompt, *, cache: Cache | None = None) -> AsyncIterator[FakeStream]:
         self.prompts.append(prompt)
         await trio.lowlevel.checkpoint()
         if self.refusal is not None:

@@ -176,6 +176,10 @@ LOAD = EngineLoad(
     queued_tokens=5000,
     prefill_token_s=0.001,
     decode_step_s=0.03,
+    attended_s=1e-8,
+    chunk_tokens=512,
+    mixed_tokens=16,
+    free_slots=4,
     wait_s=5.0,
     answer_s=9.0,
 )

@@ -240,6 +240,10 @@ async def test_status_says_in_one_line_how_busy_a_model_is(tmp_path):
         queued_tokens=700,
         prefill_token_s=0.001,
         decode_step_s=0.074,
+        attended_s=1e-8,
+        chunk_tokens=512,
+        mixed_tokens=16,
+        free_slots=4,
         wait_s=1.24,
         answer_s=9.0,
     )

@@ -41,7 +41,7 @@ async def leaving(autojump_clock, home):
     with contextlib.closing(open_store(home.state_file)) as store:
         daemon = Daemon(Config(), home, store)
         daemon._switch._links = SimpleNamespace(open_links=tuple)
-        daemon._service._ask = lambda _answer_id, _prompt: contextlib.nullcontext()
+        daemon._service._ask = lambda _answer_id, _prompt, _cache: contextlib.nullcontext()
         yield daemon
 
 

@@ -30,6 +30,10 @@ def test_an_engine_s_load_is_shown_under_the_alias_that_its_owner_chose():
         queued_tokens=700,
         prefill_token_s=0.001,
         decode_step_s=0.074,
+        attended_s=1e-8,
+        chunk_tokens=512,
+        mixed_tokens=16,
+        free_slots=4,
         wait_s=1.5,
         answer_s=9.0,
     )
