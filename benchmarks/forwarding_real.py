@@ -52,11 +52,11 @@ from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
-RATES = (1.2, 1.6, 2.0)
+RATES = (1.1, 1.35, 1.6)
 """Prompts a second of all four."""
-REQUESTS, WARM_UP = 80, 0.2
-SETS = 60
-CACHE_BYTES = 6144 * 46_080
+REQUESTS, WARM_UP = 70, 0.2
+SETS = 40
+CACHE_BYTES = 3072 * 46_080
 """Tokens, times what keys and values of one take in this model."""
 ANSWER_TOKENS, MOST_PROMPT_TOKENS = 16, 512
 SEED = 1
@@ -194,7 +194,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Results:
     for meter in meters.values():
         await meter.load()
     runs: dict[str, list[dict[str, object]]] = {}
-    async with opened_engines(folder) as engines:
+    async with opened_engines(folder, options.share) as engines:
         fleet = Fleet(engines, os.urandom)
         await get_used(engines, sets)
         salt = 0
@@ -227,14 +227,14 @@ def load_sets(queries: Path | None, tokenizer: PromptTokenizer) -> tuple[list[To
 
 
 @asynccontextmanager
-async def opened_engines(folder: Path) -> AsyncGenerator[list[Engine], None]:
+async def opened_engines(folder: Path, share: float) -> AsyncGenerator[list[Engine], None]:
     """Engines that are held to their share."""
     engines = [Engine([folder], SETTINGS) for _ in range(NODES)]
     async with trio.open_nursery() as nursery:
         for engine in engines:
             await nursery.start(engine.serve)
         pids = [engine.worker_pid for engine in engines if engine.worker_pid is not None]
-        async with held_to(SHARE, pids):
+        async with held_to(share, pids):
             yield engines
         nursery.cancel_scope.cancel()
 
@@ -304,6 +304,7 @@ def main() -> None:
     parser.add_argument("--queries", type=Path, help="ToolBench's queries; without, tools are made up")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="prompts a second")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="of each run, with those not counted")
+    parser.add_argument("--share", type=float, default=SHARE, help="of a core, for each engine")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ZIPF = 1.1
-LIST_TOKENS, QUERY_TOKENS = 400, 70
-"""With the template's tokens and the salt, a prompt is below 512."""
+LIST_TOKENS, QUERY_TOKENS = 240, 32
+"""Short enough that a run on two cores sees enough prompts; with the template's tokens and a salt, about 300."""
 _HEADER = "You may call these tools. Answer with the calls that the request needs."
 _MOST_DESCRIPTION = 400
 _WORDS = (
