@@ -1,6 +1,7 @@
 """How soon real engines answer by how prompts are handed out: four model nodes on this machine, and the product's code.
 
-    python -m benchmarks.forwarding_real [--queries FILE] [--rates 1.2 1.6 2.0] [--requests 80] [--arms ours ...]
+`make bench-forwarding-real ARGS="--queries FILE"`, or `python -m benchmarks.forwarding_real --queries FILE`. About a
+quarter of an hour, on two cores that have nothing else to do.
 
 Four engines, each a worker process with one thread and SmolLM2-135M. Above each, in this process, the product's
 `Groups`: it measures prompts, tells and hears loads and caches by signed gossip, asks, hands over, hands on. Every node
@@ -9,33 +10,39 @@ is entry for each fourth prompt, so its view of the three others is old. The rul
 
 *Engines must not measure each other.* Each is held to .4 of a core by a process that stops and continues it
 (`benchmarks/forwarding/cpu_cap.py`; no control groups, no rights needed), so that two cores have .4 left for the rest.
-Printed for every run: `share`, the CPU time that the engines took while they had work (about .40, else the machine was
-too busy for this to mean much), and `busy`, the part of the time in which they had work.
+Printed for every run: `share`, the CPU time that the engines took while they had work (about .40; clearly less says
+that the machine was busy otherwise, and the figures mean little), and `busy`, the part of the time with work.
 
-*Prompts* have at most 512 tokens: a system message that lists a set of tools, drawn by Zipf's law (1.1) from SETS of
-them, then part of a query; cache "public". `--queries` takes ToolBench's (lines of {"query", "tools"}), else they are
-made up. Answers are 16 tokens, temperature 0. Every rule gets the same prompts at the same times, and empty caches: a
-run has a salt of its own before each prompt, so nothing that is cached is of use to another run. An engine's cache
-holds about a third of what all tool lists take. Arrivals are a Poisson process that does not wait for answers; times
-count from when a prompt was due. The first WARM_UP of a run's prompts are not counted.
+*Prompts* are short, so that there are enough of them: a system message that lists a set of tools, drawn by Zipf's law
+(1.1) from SETS of them, then part of a query, some 230 tokens at most; cache "public". `--queries` takes ToolBench's
+(lines of {"query", "tools"}), else they are made up. Answers are 16 tokens, temperature 0. Every rule gets the same
+prompts at the same gaps, a Poisson process that does not wait for answers; times count from when a prompt was due.
 
-RATES are fixed: at the middle one, engines are to be busy 70 to 80 % of the time under round-robin on the machine that
-they were chosen on; `calibrated` in the results says whether they were. `--rounds` plays all again with other prompts.
+*Caches* are empty for every rule: a salt of its own stands before each prompt, so that nothing that is cached is of
+use to another rule. An engine's cache holds under half of what all tool lists take, all four together twice that. A
+rule's caches fill during a warm-up that is not counted, then go on from rate to rate.
+
+*RATES* are fixed: at the middle one, engines are to be busy 70 to 80 % of the time under round-robin on the machine
+that they were chosen for; `calibrated` in the results says whether they were. Else look for better ones with
+`--arms round-robin --rates .9 1 1.1 1.2`. `--rounds` plays all again with other prompts, each round some 13 minutes;
+means differ from one round to the next by tens of percent, so that one round says little about small differences.
+`--share .2` and half the rates are for a look on a machine that has only one core left.
 """
 
 import argparse
 import os
-import statistics
+import random  # noqa: TID251 - no secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from benchmarks.forwarding.arms import ARMS, OURS, ROUND_ROBIN, NamelessMeter
-from benchmarks.forwarding.cpu_cap import cpu_s, held_to
+from benchmarks.forwarding.cpu_cap import held_to
+from benchmarks.forwarding.figures import Answer, Busyness, average, describe
 from benchmarks.forwarding.nodes import Fleet, ModelNode
 from benchmarks.forwarding.tool_prompts import Ask, Count, ToolSet, make_asks, make_sets, read_sets
 from benchmarks.report import Target, print_report
@@ -46,85 +53,24 @@ from node.engine.settings import EngineSettings
 from node.engine.supervisor import Engine
 from node.engine.tokenizer import PromptTokenizer
 from node.logs import configure_logs
-from overlay.wire.answer import AnswerEvent, AnswerFailed, AnswerFinished, TokensGenerated
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
 
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
-RATES = (1.1, 1.35, 1.6)
+RATES = (0.8, 1.05, 1.3)
 """Prompts a second of all four."""
-REQUESTS, WARM_UP = 70, 0.2
+REQUESTS = 48
+"""Prompts of an arm at one rate."""
+WARM_UP, RAMP = 24, 6
+"""Prompts that are not counted: before an arm's first rate, while its caches fill; and at the start of the others."""
 SETS = 40
-CACHE_BYTES = 3072 * 46_080
+CACHE_BYTES = 2560 * 46_080
 """Tokens, times what keys and values of one take in this model."""
 ANSWER_TOKENS, MOST_PROMPT_TOKENS = 16, 512
 SEED = 1
-LOOK_S = 0.02
 SAMPLER = SamplerSpec(temperature=0.0, max_tokens=ANSWER_TOKENS, min_tokens=ANSWER_TOKENS)
 SETTINGS = EngineSettings(device="cpu", threads=1, max_batch=8, max_queue=10_000, cache_bytes=CACHE_BYTES)
-
-
-@dataclass(slots=True)
-class Answer:
-    """What became of one prompt, in seconds from when it was due."""
-
-    due: float
-    first_s: float | None = None
-    whole_s: float | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    failure: str | None = None
-
-    async def note(self, event: AnswerEvent) -> None:
-        """An event of the answer has come to who asked."""
-        passed = trio.current_time() - self.due
-        match event:
-            case TokensGenerated():
-                self.first_s = passed if self.first_s is None else self.first_s
-            case AnswerFinished():
-                self.whole_s = passed
-                self.prompt_tokens, self.cached_tokens = event.prompt_tokens, event.cached_tokens
-            case AnswerFailed():
-                self.failure = event.code
-
-
-@dataclass(slots=True)
-class Busyness:
-    """How much the engines had to do while counted, by looks at them; and the CPU time that they took."""
-
-    looks: int = 0
-    busy: list[int] = field(default_factory=lambda: [0] * NODES)
-    cpu: list[float] = field(default_factory=lambda: [0.0] * NODES)
-    seconds: float = 0.0
-
-    async def watch(self, engines: Sequence[Engine], scope: trio.CancelScope) -> None:
-        """Look until the scope is cancelled."""
-        began, before = trio.current_time(), [_cpu_of(engine) for engine in engines]
-        with scope:
-            while True:
-                await trio.sleep(LOOK_S)
-                self.looks += 1
-                for number, engine in enumerate(engines):
-                    self.busy[number] += engine.active_requests > 0
-        self.seconds = trio.current_time() - began
-        self.cpu = [_cpu_of(engine) - spent for engine, spent in zip(engines, before, strict=True)]
-
-    def summary(self) -> dict[str, object]:
-        """busy: of each engine; share: of a core while they had work."""
-        parts = [each / max(1, self.looks) for each in self.busy]
-        share = sum(self.cpu) / max(1e-9, sum(parts) * self.seconds)
-        return {
-            "busy": round(statistics.fmean(parts), 3),
-            "busy_each": [round(each, 2) for each in parts],
-            "share": round(share, 3),
-        }
-
-
-def _cpu_of(engine: Engine) -> float:
-    if engine.worker_pid is None:
-        raise RuntimeError("an engine has died; see its log")
-    return cpu_s(engine.worker_pid)
 
 
 async def answer(node: ModelNode, ask: Ask, salt: str, found: Answer) -> None:
@@ -134,12 +80,13 @@ async def answer(node: ModelNode, ask: Ask, salt: str, found: Answer) -> None:
     await node.groups.forwarder.answer(Task(prompt=prompt, blinding=bytes(32), cache="public"), found.note)
 
 
-async def play(nodes: Sequence[ModelNode], asks: Sequence[Ask], rate: float, salt: str) -> dict[str, object]:
-    """Ask all at their times; the figures of those that count."""
+async def play(
+    nodes: Sequence[ModelNode], asks: Sequence[Ask], rate: float, salt: str, skipped: int
+) -> dict[str, object]:
+    """Ask all at their times; the figures of those that count, which are all but the first ones."""
     due, answers = trio.current_time(), []
-    skipped = int(len(asks) * WARM_UP)
-    engines = [node.engine for node in nodes]
-    busyness = Busyness()
+    before = _counted(nodes)
+    busyness = Busyness([node.engine for node in nodes])
     own_cpu, own_start = time.process_time(), time.perf_counter()
     async with trio.open_nursery() as nursery:
         watching = trio.CancelScope()
@@ -147,13 +94,11 @@ async def play(nodes: Sequence[ModelNode], asks: Sequence[Ask], rate: float, sal
             due += ask.gap / rate
             await trio.sleep_until(due)
             if number == skipped:
-                nursery.start_soon(busyness.watch, engines, watching)
+                nursery.start_soon(busyness.watch, watching)
             answers.append(Answer(due))
-            nursery.start_soon(answer, nodes[number % NODES], ask, salt, answers[-1])
+            nursery.start_soon(answer, nodes[ask.number % NODES], ask, salt, answers[-1])
         watching.cancel()  # what is left when no more come is less load than there was
-    counters = sum(
-        (node.groups.hands.counters for node in nodes), start=type(nodes[0].groups.hands.counters)()
-    )
+    counters = _counted(nodes) - before
     return (
         describe(answers[skipped:])
         | busyness.summary()
@@ -165,22 +110,8 @@ async def play(nodes: Sequence[ModelNode], asks: Sequence[Ask], rate: float, sal
     )
 
 
-def describe(answers: Sequence[Answer]) -> dict[str, object]:
-    """Seconds to the first token and the last, and the part of prompt tokens that were cached."""
-    done = [each for each in answers if each.first_s is not None and each.whole_s is not None]
-    first = [each.first_s for each in done if each.first_s is not None]
-    whole = [each.whole_s for each in done if each.whole_s is not None]
-    cuts = statistics.quantiles(first, n=100)
-    return {
-        "mean_s": round(statistics.fmean(first), 3),
-        "p50_s": round(cuts[49], 3),
-        "p90_s": round(cuts[89], 3),
-        "whole_s": round(statistics.fmean(whole), 3),
-        "hits": round(sum(each.cached_tokens for each in done) / sum(each.prompt_tokens for each in done), 3),
-        "counted": len(done),
-        "failed": len(answers) - len(done),
-        "longest_prompt": max(each.prompt_tokens for each in done),
-    }
+def _counted(nodes: Iterable[ModelNode]) -> Counter[str]:
+    return sum((node.groups.hands.counters for node in nodes), start=Counter())
 
 
 Results = dict[str, dict[str, object]]
@@ -195,21 +126,31 @@ async def measure(options: argparse.Namespace, folder: Path) -> Results:
         await meter.load()
     runs: dict[str, list[dict[str, object]]] = {}
     async with opened_engines(folder, options.share) as engines:
-        fleet = Fleet(engines, os.urandom)
+        fleet = Fleet(engines, random.Random(SEED).randbytes)  # noqa: S311
         await get_used(engines, sets)
-        salt = 0
         for round_ in range(options.rounds):
-            asks = make_asks(sets, options.requests, count, SEED + round_)
-            for rate in options.rates:
-                for name in options.arms:
-                    arm, salt = ARMS[name], salt + 1
-                    async with fleet.opened(meters[arm.knows_prefixes], arm.make) as nodes:
-                        found = await play(nodes, asks, rate, f"Run {salt:04}.")
-                    runs.setdefault(f"{rate:g}/s, {name}", []).append(found)
-                    print(f"{rate:g}/s, {name:20} {found}", flush=True)
+            asks = make_asks(sets, WARM_UP + options.requests * len(options.rates), count, SEED + round_)
+            for number, name in enumerate(options.arms):
+                arm, salt = ARMS[name], f"Run {round_ * len(ARMS) + number:04}."
+                async with fleet.opened(meters[arm.knows_prefixes], arm.make) as nodes:
+                    async for rate, found in play_rates(nodes, asks, options, salt):
+                        runs.setdefault(f"{rate:g}/s, {name}", []).append(found)
+                        print(f"{rate:g}/s, {name:20} {found}", flush=True)
         if any(engine.restarts for engine in engines):
             raise RuntimeError("an engine has died meanwhile; see its log")
     return {name: average(found) for name, found in runs.items()}
+
+
+async def play_rates(
+    nodes: Sequence[ModelNode], asks: Sequence[Ask], options: argparse.Namespace, salt: str
+) -> AsyncGenerator[tuple[float, dict[str, object]], None]:
+    """One rate after another, the first one with a warm-up; between them all prompts are answered."""
+    start = 0
+    for rate in options.rates:
+        skipped = RAMP if start else WARM_UP
+        end = start + options.requests + (0 if start else WARM_UP)
+        yield rate, await play(nodes, asks[start:end], rate, salt, skipped)
+        start = end
 
 
 def load_sets(queries: Path | None, tokenizer: PromptTokenizer) -> tuple[list[ToolSet], Count]:
@@ -260,13 +201,6 @@ async def _generate(engine: Engine, text: str) -> None:
             pass
 
 
-def average(found: Sequence[dict[str, object]]) -> dict[str, object]:
-    """Means over the rounds, and all rounds' means of the first token's time where there are several."""
-    keys = [key for key, value in found[0].items() if isinstance(value, int | float)]
-    means: dict[str, object] = {key: round(statistics.fmean(each[key] for each in found), 3) for key in keys}
-    return means | {"mean_s_each": [each["mean_s"] for each in found], "busy_each": found[0]["busy_each"]}
-
-
 def judge(results: Results, rates: Sequence[float], arms: Sequence[str]) -> list[Target]:
     """The bars, as far as what they need was measured."""
     if OURS not in arms:
@@ -275,7 +209,8 @@ def judge(results: Results, rates: Sequence[float], arms: Sequence[str]) -> list
     def mean_s(rate: float, arm: str) -> float:
         return float(results[f"{rate:g}/s, {arm}"]["mean_s"])
 
-    targets = []
+    failed = sum(float(found["failed"]) for found in results.values())
+    targets = [Target("prompts that were not answered", failed, 0.0, "lower")]
     middle = sorted(rates)[len(rates) // 2]
     if ROUND_ROBIN in arms:
         over = round(mean_s(middle, OURS) / mean_s(middle, ROUND_ROBIN), 3)
@@ -303,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=Path, help="ToolBench's queries; without, tools are made up")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="prompts a second")
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each run, with those not counted")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each rate")
     parser.add_argument("--share", type=float, default=SHARE, help="of a core, for each engine")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=1)

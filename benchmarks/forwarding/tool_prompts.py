@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ZIPF = 1.1
-LIST_TOKENS, QUERY_TOKENS = 240, 32
-"""Short enough that a run on two cores sees enough prompts; with the template's tokens and a salt, about 300."""
+LIST_TOKENS, QUERY_TOKENS = 176, 28
+"""Short enough that a run on two cores sees enough prompts; with the template's tokens and a salt, about 230."""
 _HEADER = "You may call these tools. Answer with the calls that the request needs."
 _MOST_DESCRIPTION = 400
 _WORDS = (
@@ -42,6 +42,7 @@ class ToolSet:
 class Ask:
     """One prompt. gap: until it comes after the one before, in mean gaps. tools: the number of its set."""
 
+    number: int
     gap: float
     tools: int
     system: str
@@ -101,12 +102,12 @@ def _sentences(query: str) -> tuple[str, ...]:
     return tuple(re.split(r"(?<=[.?!])\s+", query.strip()))
 
 
-def make_asks(sets: Sequence[ToolSet], number: int, count: Count, seed: int) -> list[Ask]:
+def make_asks(sets: Sequence[ToolSet], count_asks: int, count: Count, seed: int) -> list[Ask]:
     """Prompts in the order in which they come, at random (a Poisson process)."""
     draw = random.Random(seed)  # noqa: S311
     weights = [1 / (rank + 1) ** ZIPF for rank in range(len(sets))]
     found = []
-    for ask in range(number):
+    for ask in range(count_asks):
         tools = draw.choices(range(len(sets)), weights)[0]
         sentences = list(sets[tools].sentences)
         draw.shuffle(sentences)
@@ -114,5 +115,5 @@ def make_asks(sets: Sequence[ToolSet], number: int, count: Count, seed: int) -> 
         for sentence in sentences[: draw.randint(1, len(sentences))]:
             if count(f"{user} {sentence}") <= QUERY_TOKENS:
                 user = f"{user} {sentence}"
-        found.append(Ask(draw.expovariate(1.0), tools, sets[tools].listing, user))
+        found.append(Ask(ask, draw.expovariate(1.0), tools, sets[tools].listing, user))
     return found
