@@ -9,7 +9,7 @@ is entry for each fourth prompt, so its view of the three others is old. The rul
 (`benchmarks/forwarding/arms.py`). Links are queues with 20 ms to the other side.
 
 *Engines must not measure each other.* Each is held to .4 of a core by a process that stops and continues it
-(`benchmarks/forwarding/cpu_cap.py`; no control groups, no rights needed), so that two cores have .4 left for the rest.
+(`benchmarks/forwarding/cpu_cap.py`; it needs no rights), so that two cores have .4 left for the rest.
 Printed for every run: `share`, the CPU time that the engines took while they had work (about .40; clearly less says
 that the machine was busy otherwise, and the figures mean little), and `busy`, the part of the time with work.
 
@@ -24,9 +24,9 @@ rule's caches fill during a warm-up that is not counted, then go on from rate to
 
 *RATES* are fixed: at the middle one, engines are to be busy 70 to 80 % of the time under round-robin on the machine
 that they were chosen for; `calibrated` in the results says whether they were. Else look for better ones with
-`--arms round-robin --rates .9 1 1.1 1.2`. `--rounds` plays all again with other prompts, each round some 13 minutes;
-means differ from one round to the next by tens of percent, so that one round says little about small differences.
-`--share .2` and half the rates are for a look on a machine that has only one core left.
+`--arms round-robin --rates .8 .9 1 1.1`. A round has few prompts, so it says little about small differences;
+`--rounds 3` plays all three times, with other prompts each time, and gives the mean and every round's. `--share .2` and
+half the rates are for a look on a machine that has only one core left.
 """
 
 import argparse
@@ -58,17 +58,19 @@ from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
-RATES = (0.8, 1.05, 1.3)
+RATES = (0.75, 0.95, 1.15)
 """Prompts a second of all four."""
-REQUESTS = 48
+REQUESTS = 36
 """Prompts of an arm at one rate."""
-WARM_UP, RAMP = 24, 6
+WARM_UP, RAMP = 16, 4
 """Prompts that are not counted: before an arm's first rate, while its caches fill; and at the start of the others."""
 SETS = 40
 CACHE_BYTES = 2560 * 46_080
 """Tokens, times what keys and values of one take in this model."""
 ANSWER_TOKENS, MOST_PROMPT_TOKENS = 16, 512
 SEED = 1
+FAIR = 0.9
+"""With less of the share than this, a run says little."""
 SAMPLER = SamplerSpec(temperature=0.0, max_tokens=ANSWER_TOKENS, min_tokens=ANSWER_TOKENS)
 SETTINGS = EngineSettings(device="cpu", threads=1, max_batch=8, max_queue=10_000, cache_bytes=CACHE_BYTES)
 
@@ -172,8 +174,9 @@ async def opened_engines(folder: Path, share: float) -> AsyncGenerator[list[Engi
     """Engines that are held to their share."""
     engines = [Engine([folder], SETTINGS) for _ in range(NODES)]
     async with trio.open_nursery() as nursery:
-        for engine in engines:
-            await nursery.start(engine.serve)
+        async with trio.open_nursery() as starting:
+            for engine in engines:
+                starting.start_soon(nursery.start, engine.serve)
         pids = [engine.worker_pid for engine in engines if engine.worker_pid is not None]
         async with held_to(share, pids):
             yield engines
@@ -211,7 +214,7 @@ def judge(results: Results, rates: Sequence[float], arms: Sequence[str]) -> list
 
     failed = sum(float(found["failed"]) for found in results.values())
     targets = [Target("prompts that were not answered", failed, 0.0, "lower")]
-    middle = sorted(rates)[len(rates) // 2]
+    middle = rates[len(rates) // 2]
     if ROUND_ROBIN in arms:
         over = round(mean_s(middle, OURS) / mean_s(middle, ROUND_ROBIN), 3)
         targets.append(
@@ -243,13 +246,21 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
+    if options.requests <= RAMP + 1:
+        parser.error(f"--requests: more than {RAMP + 1}, since the first {RAMP} are not counted")
+    options.rates = sorted(options.rates)
     configure_logs(LoggingConfig(level="warning"))
     store = ModelStore(Path(os.environ.get("CLOVE_MODELS") or ROOT / ".models"))
     load_before = os.getloadavg()[0]
     results = trio.run(measure, options, store.find(MODEL).folder)
     print_table(results)
-    middle = f"{sorted(options.rates)[len(options.rates) // 2]:g}/s, {ROUND_ROBIN}"
+    middle = f"{options.rates[len(options.rates) // 2]:g}/s, {ROUND_ROBIN}"
     notes = {"load_before": round(load_before, 2), "requests": options.requests, "rounds": options.rounds}
+    notes["least_share"] = min(found["share"] for found in results.values())
+    if notes["least_share"] < FAIR * options.share:
+        print(
+            f"\nThe engines did not get their {options.share} of a core: the machine does other things, too."
+        )
     if middle in results:
         notes["calibrated"] = 0.7 <= results[middle]["busy"] <= 0.8
     print_report("forwarding_real", notes | results, judge(results, options.rates, options.arms))
