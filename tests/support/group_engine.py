@@ -1,7 +1,7 @@
 """What a model node of a group has beside the scripted engine: a load that tests set, a cache that tells, a meter."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 import trio
@@ -12,7 +12,7 @@ from node.engine.events import CacheReport, EngineLoad
 from node.engine.prompt_meter import Measured
 from overlay.wire.group import BlockHash
 from overlay.wire.prompt import Prompt
-from tests.support.scripted_engine import CARD
+from tests.support.scripted_engine import CARD, ScriptedEngine
 
 IDLE_ENGINE = EngineLoad(
     model_id=CARD.model_id,
@@ -91,3 +91,19 @@ class SetGate:
     def load_of(self, model_id: str) -> EngineLoad | None:
         assert model_id == CARD.model_id
         return self.load
+
+
+class GroupEngine(ScriptedEngine):
+    """A scripted engine that takes part in a group. first_s: what it truly takes before its first token."""
+
+    def __init__(self, *, first_s: float = 0.0, **scripted) -> None:
+        super().__init__(**scripted)
+        self.gate = SetGate()
+        self.cache = FedCache()
+        self.first_s = first_s
+
+    async def _events(self, prompt: Prompt, given: int):
+        await trio.sleep(self.first_s)
+        async with aclosing(super()._events(prompt, given)) as events:
+            async for event in events:
+                yield event
