@@ -127,7 +127,7 @@ class Forwarder:
         anew = [group.estimate_answer(member, answer.held_blocks, measured, now) for member, answer in told]
         if len(others) < len(probe.estimates):
             held = group.held_here(measured.chain, now)
-            anew.append(group.estimate_answer(group.node_id, held, measured, now))
+            anew.insert(0, group.estimate_answer(group.node_id, held, measured, now))  # of equals the first
         return [each for each in anew if each is not None]
 
     # --- answering --------------------------------------------------------------------------------------

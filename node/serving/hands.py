@@ -15,7 +15,7 @@ what does not fit loses the prompt that it was about, and nobody else does.
 
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
@@ -192,7 +192,8 @@ class Hands:
                 is_last = at + MAX_HAND_PART_BYTES >= len(data)
                 if not self._switch.send_group_message(member, PromptPart(group, hand, is_last, part)):
                     raise HandLostError("the link to the member takes nothing now")
-            yield _events_of(receive)
+            async with aclosing(_events_of(receive)) as events:
+                yield events
         finally:
             if self._outgoing.pop(key, None) is not None:
                 self._switch.send_group_message(member, HandEnded(hand))

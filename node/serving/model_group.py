@@ -142,11 +142,13 @@ class ModelGroup:
     def estimate(
         self, measured: Measured, now: float, *, excluded: Collection[NodeId] = ()
     ) -> list[Estimate]:
-        """Every member's estimate by this node's view, the best first. This node's own load is live."""
+        """Every member's estimate by this node's view, the best first. This node's own load is live.
+
+        Of equals this node is the first: a prompt makes no journey that earns nothing.
+        """
         held = self._tree.match(measured.chain, now)
-        candidates = (
-            self._candidate(member, now) for member in self.machine.members if member not in excluded
-        )
+        members = sorted(self.machine.members, key=lambda member: member != self.node_id)
+        candidates = (self._candidate(member, now) for member in members if member not in excluded)
         return estimate_waits([each for each in candidates if each is not None], held, measured.tokens)
 
     def estimate_answer(
