@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from crypto.identity import NodeId
 from overlay.routing import promises as module
-from overlay.routing.promises import GAIN, HALF_LIFE_S, NAMED_S, RATIO, SLACK_S, Promises
+from overlay.routing.promises import FAILED_S, GAIN, HALF_LIFE_S, NAMED_S, RATIO, SLACK_S, Promises
 
 BOB, CAROL = NodeId(b"b" * 32), NodeId(b"c" * 32)
 
@@ -72,3 +72,9 @@ def test_so_many_members_are_remembered_and_the_one_heard_of_longest_ago_is_forg
     for member in [*members[:3], members[0], members[3]]:
         promises.delivered(member, 0.0, 10.0, 0.0)
     assert [promises.late_s(member, 0.0) > 0 for member in members] == [True, False, True, True]
+
+
+def test_who_refuses_what_its_words_draw_is_late_too_and_named():
+    promises = Promises()
+    assert [promises.failed(BOB, 0.0) for _ in range(5)].count(True) == 1
+    assert NAMED_S < promises.late_s(BOB, 0.0) < FAILED_S
