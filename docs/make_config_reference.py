@@ -49,6 +49,8 @@ PURPOSE = {
     "running answers, and of beginnings that are kept for later prompts",
     "engine.memory_slack_mb": "MiB that the worker may take over what it had when it was ready, its cache included; "
     "one that takes more is started again",
+    "engine.step_log": "a file to which the seconds of every step are appended, 64 MiB at most; for "
+    '`make bench-forwarding ARGS="--fit FILE"`; empty: none',
     "engine.group": "hand prompts to other nodes of the same model where they begin sooner, and answer theirs; for "
     "`worker` only",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",

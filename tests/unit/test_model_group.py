@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from node.engine.events import CacheReport, EngineLoad
-from node.serving.model_group import EXPECTED_S, Membership, ModelGroup
+from node.serving.model_group import SESSION_S, TOLD_SOON_S, Membership, ModelGroup
 from overlay.wire.group import BLOCK_TOKENS, LoadReport
 from overlay.wire.group_codec import sign_load
 from overlay.wire.group_messages import GroupVector
@@ -107,7 +107,7 @@ async def test_a_sessions_next_turn_is_expected_where_the_last_one_went_and_nowh
     assert of(estimates, CAROL).cached_tokens == of(estimates, ALICE).cached_tokens == 0
     another = await group.measure(a_task(session=b"another session!"), 7)
     assert of(group.estimate(another, 60.0), BOB).cached_tokens == 0
-    assert of(group.estimate(later, 2 * EXPECTED_S + 60.0), BOB).cached_tokens == 0
+    assert of(group.estimate(later, 2 * SESSION_S + 60.0), BOB).cached_tokens == 0
 
 
 async def test_a_public_prompt_is_cached_where_its_blocks_were_told():
@@ -189,3 +189,24 @@ async def test_nobody_is_believed_to_hold_more_than_the_prompt_has():
     told = group.estimate_answer(BOB.node_id, 8192, measured, 0.0)
     assert told is not None
     assert told.cached_tokens == 4 * BLOCK_TOKENS
+
+
+async def test_a_public_prompt_is_expected_where_it_went_only_until_its_holder_must_have_told():
+    group = a_group()
+    hear(group, BOB)
+    prompt = await group.measure(dataclasses.replace(a_task(), cache="public", session=b""), 7)
+    group.note_sent(BOB.node_id, HAND, prompt, 0, 0.0)
+    assert of(group.estimate(prompt, TOLD_SOON_S - 1.0), BOB).cached_tokens > 0
+    assert of(group.estimate(prompt, 2 * TOLD_SOON_S + 1.0), BOB).cached_tokens == 0
+
+
+async def test_of_a_member_that_left_nothing_is_expected_when_it_is_back():
+    group = a_group()
+    hear(group, BOB)
+    turn = await group.measure(a_task(), 7)
+    group.note_sent(BOB.node_id, HAND, turn, 0, 0.0)
+    members = set(group.machine.members)
+    group.set_members(members - {BOB.node_id})
+    group.set_members(members)
+    hear(group, BOB)
+    assert of(group.estimate(turn, 1.0), BOB).cached_tokens == 0
