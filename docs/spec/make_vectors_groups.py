@@ -4,6 +4,7 @@ Byte strings are hex. Keys come from fixed seeds; signatures are Ed25519's and s
 """
 
 import json
+from dataclasses import asdict
 from hashlib import shake_256
 from pathlib import Path
 
@@ -11,7 +12,20 @@ from crypto.identity import IdentityKey
 from overlay.protocol.group_members import ring_neighbours
 from overlay.wire.group import Load, LoadReport, LogEntry, Speed, group_id
 from overlay.wire.group_codec import LOAD_CONTEXT, LOG_CONTEXT, SIGNATURE_BYTES, sign_load, sign_log_entry
-from overlay.wire.prompt import ModelId
+from overlay.wire.handover import (
+    EventsPart,
+    HandedPrompt,
+    HandEnded,
+    HandMessage,
+    PromptPart,
+    WaitAsked,
+    WaitTold,
+    encode_handed,
+)
+from overlay.wire.limits import MAX_ASKED_BLOCKS
+from overlay.wire.messages import encode_message
+from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec, Task
+from overlay.wire.records import pack_record, unpack_record
 
 Vector = dict[str, object]
 
@@ -154,6 +168,140 @@ def make_invalid_loads() -> list[Vector]:
     return [{"name": name, "report": data.hex(), "error": error} for name, data, error in cases]
 
 
+HAND = seed_of("hand")[:8]
+PROMPTS = {
+    "a conversation, may be handed on": HandedPrompt(
+        Task(
+            prompt=Prompt(
+                model=MODEL,
+                messages=(
+                    ChatMessage("system", "Be brief."),
+                    ChatMessage("user", "Why is the sky blue?"),
+                ),
+                sampler=SamplerSpec(temperature=0.5, max_tokens=64, stop=("\n\n",)),
+                nonce=seed_of("nonce"),
+            ),
+            blinding=seed_of("blinding"),
+            cache="session",
+            session=seed_of("session")[:16],
+        ),
+        hops_left=1,
+        others=((ALICE.node_id, 0.25), (MALLORY.node_id, 86_400.0)),
+    ),
+    "a text whose answer was begun, may not": HandedPrompt(
+        Task(
+            prompt=Prompt(model=MODEL, text="Once upon", sampler=SamplerSpec(), nonce=seed_of("nonce")),
+            blinding=seed_of("blinding"),
+            cache="public",
+            given=(0, 1, (1 << 32) - 1),
+        )
+    ),
+}
+
+
+def hand_messages() -> dict[str, HandMessage]:
+    """Messages of a prompt's way from member to member."""
+    load = sign_load(ALICE.sign, GROUP, REPORTS["idle"])
+    return {
+        "asked about a prompt that shares nothing": WaitAsked(GROUP, HAND, ()),
+        "asked about four blocks": WaitAsked(GROUP, HAND, BLOCKS),
+        "told": WaitTold(GROUP, HAND, load, 3),
+        "told of as many blocks as can be": WaitTold(GROUP, HAND, load, MAX_ASKED_BLOCKS),
+        "a first part": PromptPart(GROUP, HAND, is_last=False, data=b"clove"),
+        "the last part": PromptPart(GROUP, HAND, is_last=True, data=b"s"),
+        "events": EventsPart(HAND, is_last=False, data=b"\0\0\0\2\x91\1"),
+        "no more events": EventsPart(HAND, is_last=True, data=b""),
+        "ended": HandEnded(HAND),
+    }
+
+
+def make_hand_messages() -> list[Vector]:
+    """Frames of the control stream, with their length, and the fields by their names."""
+    return [
+        {
+            "name": name,
+            "kind": type(message).__name__,
+            "fields": {field: _plain(getattr(message, field)) for field in type(message).__slots__},
+            "frame": encode_message(message).hex(),
+        }
+        for name, message in hand_messages().items()
+    ]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def make_invalid_hand_messages() -> list[Vector]:
+    """Bodies of frames, without their length, that close the link."""
+    load = sign_load(ALICE.sign, GROUP, REPORTS["idle"])
+    cases: list[tuple[str, tuple[object, ...]]] = [
+        ("half a block asked about", (50, GROUP, HAND, BLOCKS[0][:7])),
+        ("a hand of 7 bytes", (50, GROUP, HAND[:7], b"")),
+        ("8,193 blocks held", (51, GROUP, HAND, load, 8193)),
+        ("no report", (51, GROUP, HAND, b"", 0)),
+        ("an empty part", (52, GROUP, HAND, 1, b"")),
+        ("is_last 2", (52, GROUP, HAND, 2, b"s")),
+        ("is_last true", (53, HAND, True, b"")),
+        ("a field too many", (54, HAND, 0)),
+    ]
+    return [{"name": name, "body": pack_record(fields).hex()} for name, fields in cases]
+
+
+def make_handed() -> list[Vector]:
+    """Prompts that are handed over, all parts together."""
+    found = []
+    for name, handed in PROMPTS.items():
+        prompt, task = handed.task.prompt, handed.task
+        fields: Vector = {
+            "name": name,
+            "hops_left": handed.hops_left,
+            "others": [[member.hex(), wait_s] for member, wait_s in handed.others],
+            "model": prompt.model,
+            "messages": [[turn.role, turn.content] for turn in prompt.messages],
+            "text": prompt.text,
+            "sampler": asdict(prompt.sampler),
+            "nonce": prompt.nonce.hex(),
+            "blinding": task.blinding.hex(),
+            "cache": task.cache,
+            "session": task.session.hex(),
+            "given": list(task.given),
+            "handed": encode_handed(handed).hex(),
+        }
+        found.append(fields)
+    return found
+
+
+def make_invalid_handed() -> list[Vector]:
+    """Such as a receiver refuses."""
+    good = encode_handed(PROMPTS["a conversation, may be handed on"])
+
+    def with_element(number: int, value: object) -> bytes:
+        fields = unpack_record(good)
+        fields[number] = value
+        return pack_record(tuple(fields))
+
+    member = ALICE.node_id
+    cases = [
+        ("cut short", good[:-1]),
+        ("trailing byte", good + b"\0"),
+        ("an element too few", pack_record(tuple(unpack_record(good))[:-1])),
+        ("an element too many", pack_record((*unpack_record(good), 0))),
+        ("format 2", with_element(0, 2)),
+        ("two hops left", with_element(1, 2)),
+        ("nine others", with_element(2, tuple((member, 1.0) for _ in range(9)))),
+        ("a wait of minus zero", with_element(2, ((member, -0.0),))),
+        ("a wait that is no float", with_element(2, ((member, 1),))),
+        ("a wait over a day", with_element(2, ((member, 86_401.0),))),
+        ("a text beside the turns", with_element(5, "text")),
+        ("a session with public", with_element(9, "public")),
+        ("half a token given", with_element(11, b"\0\0")),
+    ]
+    return [{"name": name, "handed": data.hex()} for name, data in cases]
+
+
 def make_ring() -> Vector:
     """The neighbours of one of ten."""
     ids = sorted(IdentityKey.from_seed(seed_of(f"member {number}")).node_id for number in range(10))
@@ -177,6 +325,10 @@ def make() -> str:
         "invalid_entries": make_invalid_entries(),
         "invalid_loads": make_invalid_loads(),
         "ring": make_ring(),
+        "hand_messages": make_hand_messages(),
+        "invalid_hand_messages": make_invalid_hand_messages(),
+        "handed": make_handed(),
+        "invalid_handed": make_invalid_handed(),
     }
     return json.dumps(cases, indent=1) + "\n"
 
