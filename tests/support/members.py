@@ -21,9 +21,9 @@ LOOK_S = 0.05
 
 
 @asynccontextmanager
-async def group_network(*engines: GroupEngine, forward="group") -> AsyncIterator[Network]:
+async def group_network(*engines: GroupEngine, forward="group", skews=None) -> AsyncIterator[Network]:
     """A network whose model nodes know each other's loads, and whose client has circuits to the first one alone."""
-    async with network(engines=engines, forward=forward) as net:
+    async with network(engines=engines, forward=forward, skews=skews) as net:
         members = [net[f"m{number}"] for number in range(len(engines))]
         await until(lambda: all(len(others_of(node)) == len(engines) - 1 for node in members))
         await net.circuits("m0")

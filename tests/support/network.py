@@ -3,7 +3,7 @@
 Run it under `autojump_clock`. Nodes are killed as processes are: from one moment to the next, without a farewell.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -60,6 +60,7 @@ class Node:
 
     def __init__(self, name: str, network: "Network", *, relays=False, engine=None, policy=None) -> None:
         self.name = name
+        self._skew_s = network.skews.get(name, 0.0)
         self.key = fixed_key(name)
         self.node_id = self.key.node_id
         self.engine: ScriptedEngine | None = engine
@@ -76,7 +77,7 @@ class Node:
             membership=MembershipMachine(self.node_id, now=trio.current_time(), timing=MEMBERSHIP),
             relay=self.relay,
             entropy=self._entropy,
-            unix_time=unix_time,
+            unix_time=self.unix_time,
             directory_changed=self._directory_changed,
         )
         self.transport = network.memory.transport(self.node_id)
@@ -86,6 +87,10 @@ class Node:
         self._client: Client | None = self._make_client(policy) if policy is not None else None
         self.groups: Groups | None = None
         self.models: ModelService | None = self._make_models(engine) if engine is not None else None
+
+    def unix_time(self) -> float:
+        """By this node's own clock."""
+        return unix_time() + self._skew_s
 
     def _make_relay(self) -> RelayMachine:
         return RelayMachine(
@@ -106,13 +111,13 @@ class Node:
             policy,
             guards=lambda: self._guards.node_ids,
             entropy=self._entropy,
-            unix_time=unix_time,
+            unix_time=self.unix_time,
         )
         terms = ClientTerms(NETWORK, RequestTerms(k=2, forward=self._network.forward), AnswerTiming())
-        return Client(self.switch, pool, terms, entropy=self._entropy, unix_time=unix_time)
+        return Client(self.switch, pool, terms, entropy=self._entropy, unix_time=self.unix_time)
 
     def _make_models(self, engine: ScriptedEngine) -> ModelService:
-        writer = AnswerWriter(engine, self.key, entropy=self._entropy, unix_time=unix_time)
+        writer = AnswerWriter(engine, self.key, entropy=self._entropy, unix_time=self.unix_time)
         intake = Intake(self.node_id, NETWORK)
         if isinstance(engine, GroupEngine):
             self.groups = Groups(
@@ -123,7 +128,7 @@ class Node:
                 writer,
                 self._metrics,
                 entropy=self._entropy,
-                unix_time=unix_time,
+                unix_time=self.unix_time,
                 max_wait_s=MAX_WAIT_S,
             )
 
@@ -133,10 +138,10 @@ class Node:
             else:
                 await writer.write(message.task, emit)
 
-        return ModelService(self.switch, intake, answer, unix_time=unix_time, metrics=self._metrics)
+        return ModelService(self.switch, intake, answer, unix_time=self.unix_time, metrics=self._metrics)
 
     def _hello(self) -> Hello:
-        return Hello(LINK_VERSION, NETWORK, 0, int(unix_time()))
+        return Hello(LINK_VERSION, NETWORK, 0, int(self.unix_time()))
 
     def _directory_changed(self, directory: Directory) -> None:
         if self._policy is not None:
@@ -144,7 +149,7 @@ class Node:
                 self._guards,
                 directory,
                 client=self.node_id,
-                unix_time=int(unix_time()),
+                unix_time=int(self.unix_time()),
                 entropy=self._entropy,
                 policy=LOCAL_GUARDS,
             )
@@ -184,7 +189,7 @@ class Node:
             self._profile(),
             table=None,
             timing=JOINING,
-            unix_time=unix_time,
+            unix_time=self.unix_time,
             keys_changed=self._keys_changed,
             metrics=self._metrics,
         )
@@ -240,6 +245,8 @@ class Network:
     memory: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(LATENCY_S))
     nodes: dict[str, Node] = field(default_factory=dict)
     forward: Literal["none", "group"] = "none"
+    skews: Mapping[str, float] = field(default_factory=dict)
+    """By how much nodes' clocks are ahead."""
     _changed: trio.Event = field(default_factory=trio.Event)
 
     def __getitem__(self, name: str) -> Node:
@@ -346,11 +353,12 @@ async def network(
     engines: Sequence[ScriptedEngine] = (),
     policy: PathPolicy = POLICY,
     forward: Literal["none", "group"] = "none",
+    skews: Mapping[str, float] | None = None,
 ) -> AsyncIterator[Network]:
-    """A network that has found itself. forward: what its client allows."""
+    """A network that has found itself. forward: what its client allows; skews: see `Network`."""
     engines = engines or [ScriptedEngine() for _ in range(models)]
     async with trio.open_nursery() as nursery:
-        made = Network(nursery, forward=forward)
+        made = Network(nursery, forward=forward, skews=skews or {})
         for number in range(relays):
             await made.add(f"r{number}", relays=True)
         for number, engine in enumerate(engines):
