@@ -7,11 +7,26 @@ import json
 from hashlib import shake_256
 from pathlib import Path
 
+import msgpack
+
 from crypto.identity import IdentityKey
 from overlay.protocol.group_members import ring_neighbours
 from overlay.wire.group import Load, LoadReport, LogEntry, Speed, group_id
 from overlay.wire.group_codec import LOAD_CONTEXT, LOG_CONTEXT, SIGNATURE_BYTES, sign_load, sign_log_entry
-from overlay.wire.prompt import ModelId
+from overlay.wire.handover import (
+    EventsPart,
+    HandedPrompt,
+    HandEnded,
+    HandMessage,
+    PromptPart,
+    WaitAsked,
+    WaitTold,
+    encode_handed,
+)
+from overlay.wire.limits import MAX_ASKED_BLOCKS
+from overlay.wire.messages import encode_message
+from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec, Task
+from overlay.wire.records import pack_record, unpack_record
 
 Vector = dict[str, object]
 
@@ -154,6 +169,131 @@ def make_invalid_loads() -> list[Vector]:
     return [{"name": name, "report": data.hex(), "error": error} for name, data, error in cases]
 
 
+HAND = seed_of("hand")[:8]
+LOAD = sign_load(ALICE.sign, GROUP, REPORTS["idle"])
+HAND_MESSAGES: dict[str, HandMessage] = {
+    "wait_asked": WaitAsked(GROUP, HAND, BLOCKS),
+    "wait_asked, of a prompt without names": WaitAsked(GROUP, HAND, ()),
+    "wait_told": WaitTold(GROUP, HAND, LOAD, 3),
+    "wait_told, of all that can be asked": WaitTold(GROUP, HAND, LOAD, MAX_ASKED_BLOCKS),
+    "prompt_part": PromptPart(GROUP, HAND, is_last=False, data=b"begin"),
+    "prompt_part, the last": PromptPart(GROUP, HAND, is_last=True, data=b"end"),
+    "events_part": EventsPart(HAND, is_last=False, data=b"event"),
+    "events_part, the last and empty": EventsPart(HAND, is_last=True, data=b""),
+    "hand_ended": HandEnded(HAND),
+}
+HANDED = {
+    "a conversation from its beginning": HandedPrompt(
+        Task(
+            prompt=Prompt(
+                model=MODEL,
+                messages=(ChatMessage("system", "Be brief."), ChatMessage("user", "Why is the sky blue?")),
+                sampler=SamplerSpec(max_tokens=100, stop=("\n\n",)),
+                nonce=seed_of("nonce"),
+            ),
+            blinding=seed_of("blinding"),
+            cache="public",
+        ),
+        hops_left=1,
+        others=((MALLORY.node_id, 0.25), (ALICE.node_id, 86_400.0)),
+    ),
+    "a text of a session, gone on with, not to be handed on": HandedPrompt(
+        Task(
+            prompt=Prompt(
+                model=MODEL, text="Once upon", sampler=SamplerSpec(logprobs=2), nonce=seed_of("nonce")
+            ),
+            blinding=seed_of("blinding"),
+            cache="session",
+            session=seed_of("session")[:16],
+            given=(0, 7, (1 << 32) - 1),
+        )
+    ),
+}
+
+
+def make_hand_messages() -> list[Vector]:
+    """The messages of a prompt that is handed over, as bodies of control frames."""
+    return [
+        {"name": name, "body": encode_message(message)[4:].hex()} for name, message in HAND_MESSAGES.items()
+    ]
+
+
+def make_invalid_hand_messages() -> list[Vector]:
+    """Bodies that must be refused."""
+    cases: dict[str, list[object]] = {
+        "a question with half a block": [50, GROUP, HAND, bytes(7)],
+        "a question of a short group": [50, GROUP[:15], HAND, b""],
+        "a question of a long hand": [50, GROUP, HAND + b"x", b""],
+        "told without a report": [51, GROUP, HAND, b"", 0],
+        "told with a report too long": [51, GROUP, HAND, LOAD + b"x", 0],
+        "told of more blocks than can be asked": [51, GROUP, HAND, LOAD, MAX_ASKED_BLOCKS + 1],
+        "told of a truth value of blocks": [51, GROUP, HAND, LOAD, True],
+        "a part of a prompt that is empty": [52, GROUP, HAND, 1, b""],
+        "a part of a prompt, a truth value for the last": [52, GROUP, HAND, True, b"x"],
+        "a part of a prompt, 2 for the last": [52, GROUP, HAND, 2, b"x"],
+        "events of a text": [53, HAND, 0, "x"],
+        "events with a group": [53, GROUP, HAND, 0, b"x"],
+        "an end without a hand": [54],
+        "an end with a reason": [54, HAND, "busy"],
+    }
+    return [{"name": name, "body": msgpack.packb(fields).hex()} for name, fields in cases.items()]
+
+
+def make_handed() -> list[Vector]:
+    """Handed prompts, and what they say beside what an M says, too."""
+    return [
+        {
+            "name": name,
+            "hops_left": handed.hops_left,
+            "others": [[member.hex(), wait_s] for member, wait_s in handed.others],
+            "text": handed.task.prompt.text,
+            "turns": [[turn.role, turn.content] for turn in handed.task.prompt.messages],
+            "cache": handed.task.cache,
+            "session": handed.task.session.hex(),
+            "given": list(handed.task.given),
+            "handed": encode_handed(handed).hex(),
+        }
+        for name, handed in HANDED.items()
+    ]
+
+
+def make_invalid_handed() -> list[Vector]:
+    """Handed prompts that must be refused."""
+    valid, session = (encode_handed(handed) for handed in HANDED.values())
+    member = ALICE.node_id
+
+    def changed(at: int, value: object, data: bytes = valid) -> bytes:
+        fields = unpack_record(data)
+        fields[at] = value
+        return pack_record(tuple(fields))
+
+    cases = {
+        "empty": b"",
+        "an array of nothing": pack_record(()),
+        "only a format": pack_record((1,)),
+        "a field missing": pack_record(tuple(unpack_record(valid)[:-1])),
+        "a field left over": pack_record((*unpack_record(valid), 0)),
+        "bytes behind the record": valid + b"\0",
+        "format 2": changed(0, 2),
+        "two hops left": changed(1, 2),
+        "a truth value of hops": changed(1, value=True),
+        "nine others": changed(2, ((member, 1.0),) * 9),
+        "another that is no node": changed(2, ((member[:31], 1.0),)),
+        "a wait of an integer": changed(2, ((member, 1),)),
+        "a wait below 0": changed(2, ((member, -1.0),)),
+        "a wait that is no number": changed(2, ((member, float("nan")),)),
+        "a wait over a day": changed(2, ((member, 86_401.0),)),
+        "neither turns nor text": changed(4, ()),
+        "turns and a text": changed(5, "Once upon"),
+        "a short blinding": changed(8, bytes(31)),
+        "an unknown word for the cache": changed(9, "shared"),
+        "a session's name where all share": changed(10, bytes(16)),
+        "a short session's name": changed(10, bytes(15), session),
+        "half a token given": changed(11, bytes(3)),
+    }
+    return [{"name": name, "handed": data.hex()} for name, data in cases.items()]
+
+
 def make_ring() -> Vector:
     """The neighbours of one of ten."""
     ids = sorted(IdentityKey.from_seed(seed_of(f"member {number}")).node_id for number in range(10))
@@ -177,6 +317,10 @@ def make() -> str:
         "invalid_entries": make_invalid_entries(),
         "invalid_loads": make_invalid_loads(),
         "ring": make_ring(),
+        "hand_messages": make_hand_messages(),
+        "invalid_hand_messages": make_invalid_hand_messages(),
+        "handed": make_handed(),
+        "invalid_handed": make_invalid_handed(),
     }
     return json.dumps(cases, indent=1) + "\n"
 
