@@ -36,8 +36,8 @@ PURPOSE = {
     "privacy.diversity": "`strict`: one relay per network (/24, /48) and per operator over all paths. `local`: merely "
     "different relays, no anonymity claimed",
     "privacy.lifetime_s": "seconds until a circuit is replaced, give or take a tenth",
-    "privacy.forward": "`group`: the model node asked may have another one of the same model answer sooner, who reads the prompt, "
-    "too. `none`: it answers itself",
+    "privacy.forward": "`group`: the model node asked may hand a prompt to another one of the same model that answers "
+    "sooner; both read it. `none`: it answers itself, or refuses",
     "engine.kind": "what answers: `worker`, this node's own; `openai`, a server that you run already",
     "engine.models": "models to serve, by alias or model id; they must be stored, or served by the upstream engine",
     "engine.device": "where the model runs; `auto` is CUDA where there is one",
@@ -49,9 +49,11 @@ PURPOSE = {
     "running answers, and of beginnings that are kept for later prompts",
     "engine.memory_slack_mb": "MiB that the worker may take over what it had when it was ready, its cache included; "
     "one that takes more is started again",
+    "engine.step_log": "a file to which the seconds of every step are appended, 64 MiB at most; for "
+    '`make bench-forwarding ARGS="--fit FILE"`; empty: none',
+    "engine.group": "hand prompts to other nodes of the same model where they begin sooner, and answer theirs; for "
+    "`worker` only",
     "engine.max_queue": "prompts that may wait beyond these; over it they are refused",
-    "engine.group": "take part in the groups of these models: tell what the cache holds of public prompts and how busy they "
-    "are, hand prompts over, and answer those of others. Not with an upstream engine",
     "engine.upstream_url": "base URL of the upstream engine, as OpenAI's clients take it: `http://127.0.0.1:8000/v1`",
     "engine.upstream_key": "the key that it asks for, if it does",
     "engine.upstream_models": "its names of models, where they are not the aliases of `engine.models`. In TOML "

@@ -149,6 +149,7 @@ class EngineConfig(Section):
     cache_mb: int = Field(default=1024, ge=16, le=1 << 20)
     memory_slack_mb: int = Field(default=1024, ge=64, le=1 << 20)
     group: bool = True
+    step_log: str = Field(default="", max_length=4096)
     upstream_url: str = Field(default="", max_length=2048)
     upstream_key: str | None = Field(default=None, min_length=1, max_length=4096, repr=False)
     upstream_models: Pairs = {}

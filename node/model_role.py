@@ -195,6 +195,7 @@ def _worker_settings(engine: EngineConfig) -> EngineSettings:
         max_wait_s=engine.max_wait_s,
         cache_bytes=engine.cache_mb << 20,
         slack_bytes=engine.memory_slack_mb << 20,
+        step_log=engine.step_log,
     )
 
 

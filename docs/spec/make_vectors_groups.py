@@ -4,10 +4,9 @@ Byte strings are hex. Keys come from fixed seeds; signatures are Ed25519's and s
 """
 
 import json
+from dataclasses import asdict
 from hashlib import shake_256
 from pathlib import Path
-
-import msgpack
 
 from crypto.identity import IdentityKey
 from overlay.protocol.group_members import ring_neighbours
@@ -170,128 +169,137 @@ def make_invalid_loads() -> list[Vector]:
 
 
 HAND = seed_of("hand")[:8]
-LOAD = sign_load(ALICE.sign, GROUP, REPORTS["idle"])
-HAND_MESSAGES: dict[str, HandMessage] = {
-    "wait_asked": WaitAsked(GROUP, HAND, BLOCKS),
-    "wait_asked, of a prompt without names": WaitAsked(GROUP, HAND, ()),
-    "wait_told": WaitTold(GROUP, HAND, LOAD, 3),
-    "wait_told, of all that can be asked": WaitTold(GROUP, HAND, LOAD, MAX_ASKED_BLOCKS),
-    "prompt_part": PromptPart(GROUP, HAND, is_last=False, data=b"begin"),
-    "prompt_part, the last": PromptPart(GROUP, HAND, is_last=True, data=b"end"),
-    "events_part": EventsPart(HAND, is_last=False, data=b"event"),
-    "events_part, the last and empty": EventsPart(HAND, is_last=True, data=b""),
-    "hand_ended": HandEnded(HAND),
-}
-HANDED = {
-    "a conversation from its beginning": HandedPrompt(
+PROMPTS = {
+    "a conversation, may be handed on": HandedPrompt(
         Task(
             prompt=Prompt(
                 model=MODEL,
-                messages=(ChatMessage("system", "Be brief."), ChatMessage("user", "Why is the sky blue?")),
-                sampler=SamplerSpec(max_tokens=100, stop=("\n\n",)),
+                messages=(
+                    ChatMessage("system", "Be brief."),
+                    ChatMessage("user", "Why is the sky blue?"),
+                ),
+                sampler=SamplerSpec(temperature=0.5, max_tokens=64, stop=("\n\n",)),
                 nonce=seed_of("nonce"),
-            ),
-            blinding=seed_of("blinding"),
-            cache="public",
-        ),
-        hops_left=1,
-        others=((MALLORY.node_id, 0.25), (ALICE.node_id, 86_400.0)),
-    ),
-    "a text of a session, gone on with, not to be handed on": HandedPrompt(
-        Task(
-            prompt=Prompt(
-                model=MODEL, text="Once upon", sampler=SamplerSpec(logprobs=2), nonce=seed_of("nonce")
             ),
             blinding=seed_of("blinding"),
             cache="session",
             session=seed_of("session")[:16],
-            given=(0, 7, (1 << 32) - 1),
+        ),
+        hops_left=1,
+        others=((ALICE.node_id, 0.25), (MALLORY.node_id, 86_400.0)),
+    ),
+    "a text whose answer was begun, may not": HandedPrompt(
+        Task(
+            prompt=Prompt(model=MODEL, text="Once upon", sampler=SamplerSpec(), nonce=seed_of("nonce")),
+            blinding=seed_of("blinding"),
+            cache="public",
+            given=(0, 1, (1 << 32) - 1),
         )
     ),
 }
 
 
-def make_hand_messages() -> list[Vector]:
-    """The messages of a prompt that is handed over, as bodies of control frames."""
-    return [
-        {"name": name, "body": encode_message(message)[4:].hex()} for name, message in HAND_MESSAGES.items()
-    ]
-
-
-def make_invalid_hand_messages() -> list[Vector]:
-    """Bodies that must be refused."""
-    cases: dict[str, list[object]] = {
-        "a question with half a block": [50, GROUP, HAND, bytes(7)],
-        "a question of a short group": [50, GROUP[:15], HAND, b""],
-        "a question of a long hand": [50, GROUP, HAND + b"x", b""],
-        "told without a report": [51, GROUP, HAND, b"", 0],
-        "told with a report too long": [51, GROUP, HAND, LOAD + b"x", 0],
-        "told of more blocks than can be asked": [51, GROUP, HAND, LOAD, MAX_ASKED_BLOCKS + 1],
-        "told of a truth value of blocks": [51, GROUP, HAND, LOAD, True],
-        "a part of a prompt that is empty": [52, GROUP, HAND, 1, b""],
-        "a part of a prompt, a truth value for the last": [52, GROUP, HAND, True, b"x"],
-        "a part of a prompt, 2 for the last": [52, GROUP, HAND, 2, b"x"],
-        "events of a text": [53, HAND, 0, "x"],
-        "events with a group": [53, GROUP, HAND, 0, b"x"],
-        "an end without a hand": [54],
-        "an end with a reason": [54, HAND, "busy"],
+def hand_messages() -> dict[str, HandMessage]:
+    """Messages of a prompt's way from member to member."""
+    load = sign_load(ALICE.sign, GROUP, REPORTS["idle"])
+    return {
+        "asked about a prompt that shares nothing": WaitAsked(GROUP, HAND, ()),
+        "asked about four blocks": WaitAsked(GROUP, HAND, BLOCKS),
+        "told": WaitTold(GROUP, HAND, load, 3),
+        "told of as many blocks as can be": WaitTold(GROUP, HAND, load, MAX_ASKED_BLOCKS),
+        "a first part": PromptPart(GROUP, HAND, is_last=False, data=b"clove"),
+        "the last part": PromptPart(GROUP, HAND, is_last=True, data=b"s"),
+        "events": EventsPart(HAND, is_last=False, data=b"\0\0\0\2\x91\1"),
+        "no more events": EventsPart(HAND, is_last=True, data=b""),
+        "ended": HandEnded(HAND),
     }
-    return [{"name": name, "body": msgpack.packb(fields).hex()} for name, fields in cases.items()]
 
 
-def make_handed() -> list[Vector]:
-    """Handed prompts, and what they say beside what an M says, too."""
+def make_hand_messages() -> list[Vector]:
+    """Frames of the control stream, with their length, and the fields by their names."""
     return [
         {
             "name": name,
-            "hops_left": handed.hops_left,
-            "others": [[member.hex(), wait_s] for member, wait_s in handed.others],
-            "text": handed.task.prompt.text,
-            "turns": [[turn.role, turn.content] for turn in handed.task.prompt.messages],
-            "cache": handed.task.cache,
-            "session": handed.task.session.hex(),
-            "given": list(handed.task.given),
-            "handed": encode_handed(handed).hex(),
+            "kind": type(message).__name__,
+            "fields": {field: _plain(getattr(message, field)) for field in type(message).__slots__},
+            "frame": encode_message(message).hex(),
         }
-        for name, handed in HANDED.items()
+        for name, message in hand_messages().items()
     ]
 
 
-def make_invalid_handed() -> list[Vector]:
-    """Handed prompts that must be refused."""
-    valid, session = (encode_handed(handed) for handed in HANDED.values())
-    member = ALICE.node_id
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
-    def changed(at: int, value: object, data: bytes = valid) -> bytes:
-        fields = unpack_record(data)
-        fields[at] = value
+
+def make_invalid_hand_messages() -> list[Vector]:
+    """Bodies of frames, without their length, that close the link."""
+    load = sign_load(ALICE.sign, GROUP, REPORTS["idle"])
+    cases: list[tuple[str, tuple[object, ...]]] = [
+        ("half a block asked about", (50, GROUP, HAND, BLOCKS[0][:7])),
+        ("a hand of 7 bytes", (50, GROUP, HAND[:7], b"")),
+        ("8,193 blocks held", (51, GROUP, HAND, load, 8193)),
+        ("no report", (51, GROUP, HAND, b"", 0)),
+        ("an empty part", (52, GROUP, HAND, 1, b"")),
+        ("is_last 2", (52, GROUP, HAND, 2, b"s")),
+        ("is_last true", (53, HAND, True, b"")),
+        ("a field too many", (54, HAND, 0)),
+    ]
+    return [{"name": name, "body": pack_record(fields).hex()} for name, fields in cases]
+
+
+def make_handed() -> list[Vector]:
+    """Prompts that are handed over, all parts together."""
+    found = []
+    for name, handed in PROMPTS.items():
+        prompt, task = handed.task.prompt, handed.task
+        fields: Vector = {
+            "name": name,
+            "hops_left": handed.hops_left,
+            "others": [[member.hex(), wait_s] for member, wait_s in handed.others],
+            "model": prompt.model,
+            "messages": [[turn.role, turn.content] for turn in prompt.messages],
+            "text": prompt.text,
+            "sampler": asdict(prompt.sampler),
+            "nonce": prompt.nonce.hex(),
+            "blinding": task.blinding.hex(),
+            "cache": task.cache,
+            "session": task.session.hex(),
+            "given": list(task.given),
+            "handed": encode_handed(handed).hex(),
+        }
+        found.append(fields)
+    return found
+
+
+def make_invalid_handed() -> list[Vector]:
+    """Such as a receiver refuses."""
+    good = encode_handed(PROMPTS["a conversation, may be handed on"])
+
+    def with_element(number: int, value: object) -> bytes:
+        fields = unpack_record(good)
+        fields[number] = value
         return pack_record(tuple(fields))
 
-    cases = {
-        "empty": b"",
-        "an array of nothing": pack_record(()),
-        "only a format": pack_record((1,)),
-        "a field missing": pack_record(tuple(unpack_record(valid)[:-1])),
-        "a field left over": pack_record((*unpack_record(valid), 0)),
-        "bytes behind the record": valid + b"\0",
-        "format 2": changed(0, 2),
-        "two hops left": changed(1, 2),
-        "a truth value of hops": changed(1, value=True),
-        "nine others": changed(2, ((member, 1.0),) * 9),
-        "another that is no node": changed(2, ((member[:31], 1.0),)),
-        "a wait of an integer": changed(2, ((member, 1),)),
-        "a wait below 0": changed(2, ((member, -1.0),)),
-        "a wait that is no number": changed(2, ((member, float("nan")),)),
-        "a wait over a day": changed(2, ((member, 86_401.0),)),
-        "neither turns nor text": changed(4, ()),
-        "turns and a text": changed(5, "Once upon"),
-        "a short blinding": changed(8, bytes(31)),
-        "an unknown word for the cache": changed(9, "shared"),
-        "a session's name where all share": changed(10, bytes(16)),
-        "a short session's name": changed(10, bytes(15), session),
-        "half a token given": changed(11, bytes(3)),
-    }
-    return [{"name": name, "handed": data.hex()} for name, data in cases.items()]
+    member = ALICE.node_id
+    cases = [
+        ("cut short", good[:-1]),
+        ("trailing byte", good + b"\0"),
+        ("an element too few", pack_record(tuple(unpack_record(good))[:-1])),
+        ("an element too many", pack_record((*unpack_record(good), 0))),
+        ("format 2", with_element(0, 2)),
+        ("two hops left", with_element(1, 2)),
+        ("nine others", with_element(2, tuple((member, 1.0) for _ in range(9)))),
+        ("a wait of minus zero", with_element(2, ((member, -0.0),))),
+        ("a wait that is no float", with_element(2, ((member, 1),))),
+        ("a wait over a day", with_element(2, ((member, 86_401.0),))),
+        ("a text beside the turns", with_element(5, "text")),
+        ("a session with public", with_element(9, "public")),
+        ("half a token given", with_element(11, b"\0\0")),
+    ]
+    return [{"name": name, "handed": data.hex()} for name, data in cases]
 
 
 def make_ring() -> Vector:

@@ -106,7 +106,7 @@ def _answer_facts(kept: dict[str, Any], names: Mapping[str, str]) -> list[tuple[
     generated = f"{account['completion_tokens']} generated, {speed:.0f} a second"
     return [
         ("cloves", f"{account['cloves_sent']} sent, any {account['k']} of {account['n']} are enough"),
-        ("answered by", f"{node}: it alone can read the prompt, and doesn't know who asked"),
+        ("answered by", f"{node}: {_who_read(account, names)}, and doesn't know who asked"),
         (
             "tokens",
             f"{generated}; {account['prompt_tokens']} of the prompt, {account['cached_tokens']} cached",
@@ -118,6 +118,14 @@ def _answer_facts(kept: dict[str, Any], names: Mapping[str, str]) -> list[tuple[
             f"{len(record.receipt)} bytes, signed by {names.get(record.node_id.hex(), 'a stranger')}",
         ),
     ]
+
+
+def _who_read(account: dict[str, Any], names: Mapping[str, str]) -> str:
+    """Who could read the prompt: the node asked may have handed it on to the one that answers sooner."""
+    entry = account["entry"]
+    if entry == account["node"]:
+        return "it alone can read the prompt"
+    return f"it can read the prompt, as can {names.get(entry, short(entry))}, who was asked and handed it on"
 
 
 def _audit(base: "Home", answer: "Answer", kept: dict[str, Any]) -> "Verdict":

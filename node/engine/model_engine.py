@@ -35,6 +35,7 @@ from node.engine.sampler import SeededPosition, sample
 from node.engine.scheduler import BatchLimits, Scheduler
 from node.engine.sequence import Chunk, Sequence
 from node.engine.settings import EngineSettings
+from node.engine.step_log import StepLog
 from node.engine.step_time import StepWork
 from node.engine.text import AnswerText
 from node.engine.tokenizer import PromptTokenizer
@@ -78,6 +79,7 @@ class ModelEngine:
         self.admission = Admission(self._scheduler, self._blocks, limits, settings.max_wait_s)
         longest = self._runner.config.max_position_embeddings
         context = min(longest, settings.context_tokens, blocks * BLOCK_TOKENS)
+        self._step_log = StepLog(Path(settings.step_log)) if settings.step_log else None
         self._scores: dict[int, Scores] = {}
         self.card = ModelCard(manifest.model_id, manifest.alias, self._runner.numerics_class, context)
 
@@ -190,7 +192,10 @@ class ModelEngine:
             elif chunk.wanted:
                 answers.append((chunk.sequence, rows))
         outputs = self._decode(answers) + outputs
-        self.admission.measured(work, self._clock() - now)
+        seconds = self._clock() - now
+        self.admission.measured(work, seconds)
+        if self._step_log is not None:
+            self._step_log.measured(work, seconds)
         return outputs
 
     def _check_biases(self, sampler: SamplerSpec) -> None:

@@ -21,10 +21,14 @@ from overlay.wire.prompt import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A prompt's tokens, and the names of its blocks that a later prompt could share, from the first on."""
+    """A prompt's tokens, and the names of its blocks that a later prompt could share, from the first on.
+
+    is_told: whoever holds the blocks tells of them, since they are public.
+    """
 
     tokens: int
     chain: tuple[BlockHash, ...]
+    is_told: bool = False
 
 
 class PromptMeter:

@@ -19,6 +19,7 @@ class EngineSettings:
     context_tokens and cache_bytes, which all models share, cut what a model's context could be; slack_bytes: what the
     worker may take over what it needs; cache_key keys the hashes of what
     is in the cache (empty: the worker draws one); stuck_after_s and start_timeout_s say how long a silent worker lives.
+    step_log: a file to which the seconds of every step are appended; empty: none.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -33,6 +34,7 @@ class EngineSettings:
     cache_key: bytes = b""
     stuck_after_s: float = 60.0
     start_timeout_s: float = 180.0
+    step_log: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,9 @@ MAX_TRIES = 3
 """Members that a prompt is handed to in turn, until one begins to answer."""
 PATIENCE_S, PATIENCE_RATIO = 3.0, 4.0
 """A first token is waited for so long, and this many times the wait that was predicted."""
+PAUSE_S = 7.0
+"""Between two events of an answer. A client gives up its entry node after 10 s, and would blame that one."""
 LOST = "member_lost"
-_ELSEWHERE = frozenset({"busy", "draining", "engine_down", "engine_failed", LOST})
-"""What another member may do better, as long as no token has come."""
 
 log = get_logger("forwarding")
 
@@ -127,7 +127,7 @@ class Forwarder:
         anew = [group.estimate_answer(member, answer.held_blocks, measured, now) for member, answer in told]
         if len(others) < len(probe.estimates):
             held = group.held_here(measured.chain, now)
-            anew.append(group.estimate_answer(group.node_id, held, measured, now))
+            anew.insert(0, group.estimate_answer(group.node_id, held, measured, now))  # of equals the first
         return [each for each in anew if each is not None]
 
     # --- answering --------------------------------------------------------------------------------------
@@ -214,46 +214,62 @@ class Forwarder:
     async def _elsewhere(
         self, group: ModelGroup, handed: HandedPrompt, chosen: Estimate, measured: Measured, emit: Emit
     ) -> bool:
-        """Have a member answer; False where it failed before the first token, and another one may be tried."""
+        """Have a member answer; False where it failed before the first token, and another one may be tried.
+
+        Whatever it says of the prompt then: if that can't be answered, this node's engine will say so itself.
+        """
         member, hand = chosen.member, self._entropy(HAND_ID_BYTES)
         group.note_sent(member, hand, measured, chosen.cached_tokens, trio.current_time())
         relay = _Relay(emit)
         started, predicted_s = trio.current_time(), chosen.wait.total_s - chosen.wait.late_s
         most_events = handed.task.prompt.sampler.max_tokens + 8
+        first_by = started + PATIENCE_S + PATIENCE_RATIO * predicted_s
         try:
-            with trio.CancelScope(deadline=started + PATIENCE_S + PATIENCE_RATIO * predicted_s) as patience:
-                relay.began = lambda: setattr(patience, "deadline", float("inf"))
+            with trio.CancelScope(deadline=first_by) as patience:
                 async with self._hands.deliver(member, hand, group.id, handed, most_events) as events:
                     async for event in events:
+                        patience.deadline = float("inf")  # who asked may take its time
                         await relay.pass_on(event)
                         if relay.is_over:
                             break
+                        patience.deadline = trio.current_time() + PAUSE_S if relay.has_begun else first_by
         except HandLostError as error:
             relay.failure = relay.failure or AnswerFailed(LOST, str(error), 1.0)
         finally:
             group.note_taken(member, hand)
-            waited_s = (relay.first_at or trio.current_time()) - started
-            if group.promises.delivered(member, predicted_s, waited_s, trio.current_time()):
-                log.warning("a member is slower than it says; it is asked less", member=member.hex()[:16])
-        if patience.cancelled_caught:
-            relay.failure = AnswerFailed(LOST, "the member that was to answer says nothing", 1.0)
+            if patience.cancelled_caught:
+                relay.failure, relay.is_silent = AnswerFailed(LOST, "the member says nothing", 1.0), True
+            _note_outcome(group, member, relay, predicted_s, started)
         if relay.failure is None:
             return True
         log.info("a member failed", member=member.hex()[:16], code=relay.failure.code)
-        if not relay.has_begun and relay.failure.code in _ELSEWHERE:
+        if not relay.has_begun:
             return False
-        lost = AnswerFailed(LOST, "the node that was answering is gone", 0.0)
-        await emit(lost if relay.has_begun else relay.failure)
+        await emit(AnswerFailed(LOST, "the node that was answering is gone", 0.0))
         return True
+
+
+def _note_outcome(
+    group: ModelGroup, member: NodeId, relay: "_Relay", predicted_s: float, started: float
+) -> None:
+    """Hold what a member did against what it said. One that dies in its answer has kept its word so far."""
+    now = trio.current_time()
+    if relay.is_silent or (relay.failure is not None and not relay.has_begun):
+        is_named = group.promises.failed(member, now)
+    else:
+        waited_s = (relay.first_at or now) - started
+        is_named = group.promises.delivered(member, predicted_s, waited_s, now)
+    if is_named:
+        log.warning("a member does not do what it says; it is asked less", member=member.hex()[:16])
 
 
 class _Relay:
     """Passes a member's events on to who asked."""
 
     def __init__(self, emit: Emit) -> None:
-        self.began: Callable[[], object] = lambda: None
         self.has_begun = False
         self.is_over = False
+        self.is_silent = False
         self.first_at: float | None = None
         self.failure: AnswerFailed | None = None
         self._emit: Callable[[AnswerEvent], Awaitable[None]] = emit
@@ -265,6 +281,5 @@ class _Relay:
             return
         if isinstance(event, TokensGenerated | AnswerFinished) and not self.has_begun:
             self.has_begun, self.first_at = True, trio.current_time()
-            self.began()
         self.is_over = isinstance(event, ReceiptIssued)
         await self._emit(event)

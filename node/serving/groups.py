@@ -195,7 +195,7 @@ class Groups:
     ) -> tuple[bytes, int] | None:
         """`Host`: our load now, and the blocks that we hold of a chain."""
         found = self._groups.get(group)
-        if found is None or peer not in found.machine.members:
+        if found is None or self.is_draining or peer not in found.machine.members:
             return None
         blob = found.tell_load()
         return None if blob is None else (blob, found.held_here(chain, trio.current_time()))

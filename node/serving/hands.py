@@ -15,7 +15,7 @@ what does not fit loses the prompt that it was about, and nobody else does.
 
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
@@ -54,6 +54,7 @@ from overlay.wire.limits import (
     MAX_HANDED_PROMPTS,
     MAX_HANDED_PROMPTS_PER_MEMBER,
     MAX_PARTIAL_HAND_BYTES,
+    MAX_RATED_NEIGHBOURS,
 )
 
 DIAL_TIMEOUT_S = 2.0
@@ -192,7 +193,8 @@ class Hands:
                 is_last = at + MAX_HAND_PART_BYTES >= len(data)
                 if not self._switch.send_group_message(member, PromptPart(group, hand, is_last, part)):
                     raise HandLostError("the link to the member takes nothing now")
-            yield _events_of(receive)
+            async with aclosing(_events_of(receive)) as events:
+                yield events
         finally:
             if self._outgoing.pop(key, None) is not None:
                 self._switch.send_group_message(member, HandEnded(hand))
@@ -221,6 +223,8 @@ class Hands:
     def _receive_question(self, peer: NodeId, message: WaitAsked) -> None:
         now = trio.current_time()
         if peer not in self._rates:
+            if len(self._rates) >= MAX_RATED_NEIGHBOURS:
+                del self._rates[next(iter(self._rates))]
             self._rates[peer] = RateBucket(burst=HAND_MESSAGE_BURST, per_s=HAND_MESSAGES_PER_S, now=now)
         if not self._rates[peer].take(1, now):
             self.counters["questions_over_rate"] += 1
@@ -327,7 +331,8 @@ class Hands:
                 outgoing.send.send_nowait(event)
         except (DecodeError, trio.WouldBlock) as error:
             log.warning("a member answered with nonsense", member=peer.hex()[:16], reason=str(error))
-            outgoing.send.close()
+            self._end(peer, part.hand)
+            self._switch.send_group_message(peer, HandEnded(part.hand))
             return
         if part.is_last:
             self._outgoing.pop((peer, part.hand))

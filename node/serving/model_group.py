@@ -22,8 +22,10 @@ from overlay.wire.handover import HandId
 from overlay.wire.limits import MAX_ASKED_BLOCKS
 from overlay.wire.prompt import Task
 
-EXPECTED_S = 300.0
-"""A conversation's next turn is expected where the last one went, for so long or up to twice."""
+TOLD_SOON_S = 15.0
+"""Public blocks are expected where a prompt went for so long, or up to twice: by then their holder has told of them."""
+SESSION_S = 300.0
+"""Nobody tells of a session's blocks: its next turn is expected to find them where the last one went for so long."""
 Weigh = Callable[[NodeId], float]
 """A node's reputation: 1 asks it freely, 0 not at all."""
 
@@ -62,7 +64,8 @@ class ModelGroup:
         self._network = membership.network
         self._engine_load = engine_load
         self._weigh = weigh
-        self._tree = PrefixTree(period_s=EXPECTED_S)
+        self._tree = PrefixTree(period_s=TOLD_SOON_S)
+        self._sessions = PrefixTree(period_s=SESSION_S)
         self._sent: dict[NodeId, dict[HandId, int]] = defaultdict(dict)
         self.machine = GroupMachine(
             self.node_id,
@@ -94,7 +97,9 @@ class ModelGroup:
         """A prompt's tokens and chain. Raises EngineError where it is refused."""
         scope = scope_of(task.cache, task.session)
         found = await self.meter.measure(task.prompt, key=self.block_key(epoch), scope=scope)
-        return Measured(found.tokens + len(task.given), found.chain[:MAX_ASKED_BLOCKS])
+        return Measured(
+            found.tokens + len(task.given), found.chain[:MAX_ASKED_BLOCKS], is_told=task.cache == "public"
+        )
 
     # --- what this node tells ---------------------------------------------------------------------------
 
@@ -135,18 +140,24 @@ class ModelGroup:
 
     def held_here(self, chain: tuple[bytes, ...], now: float) -> int:
         """How many leading blocks of a chain are here, or are being computed."""
-        return self._tree.match(chain, now).get(self.node_id, 0)
+        return self._held(chain, now).get(self.node_id, 0)
+
+    def _held(self, chain: tuple[bytes, ...], now: float) -> dict[NodeId, int]:
+        """Leading blocks that each member holds. A chain is public or a session's, so one of the two has nothing."""
+        return self._tree.match(chain, now) or self._sessions.match(chain, now)
 
     # --- what a prompt would wait where -----------------------------------------------------------------
 
     def estimate(
         self, measured: Measured, now: float, *, excluded: Collection[NodeId] = ()
     ) -> list[Estimate]:
-        """Every member's estimate by this node's view, the best first. This node's own load is live."""
-        held = self._tree.match(measured.chain, now)
-        candidates = (
-            self._candidate(member, now) for member in self.machine.members if member not in excluded
-        )
+        """Every member's estimate by this node's view, the best first. This node's own load is live.
+
+        Of equals this node is the first: a prompt makes no journey that earns nothing.
+        """
+        held = self._held(measured.chain, now)
+        members = sorted(self.machine.members, key=lambda member: member != self.node_id)
+        candidates = (self._candidate(member, now) for member in members if member not in excluded)
         return estimate_waits([each for each in candidates if each is not None], held, measured.tokens)
 
     def estimate_answer(
@@ -184,7 +195,8 @@ class ModelGroup:
         self, member: NodeId, hand: HandId, measured: Measured, cached_tokens: int, now: float
     ) -> None:
         """A prompt goes to a member, or stays here: its blocks will be there soon."""
-        self._tree.expect(member, measured.chain, now)
+        tree = self._tree if measured.is_told else self._sessions
+        tree.expect(member, measured.chain, now)
         if member != self.node_id:
             self._sent[member][hand] = max(1, measured.tokens - cached_tokens)
 
@@ -197,4 +209,8 @@ class ModelGroup:
 
     def set_members(self, ids: Collection[NodeId]) -> None:
         """Who is in the group, by the directory."""
+        before = set(self.machine.members)
         self.machine.set_members(ids)
+        for gone in before - set(self.machine.members):
+            self._sessions.forget(gone)
+            self._sent.pop(gone, None)

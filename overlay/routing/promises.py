@@ -15,6 +15,10 @@ RATIO = 2.0
 """A wait of so many times what was promised, and so much more, is no breach."""
 GAIN = 0.3
 HALF_LIFE_S = 300.0
+FAILED_S = 10.0
+"""A prompt that was refused, though a short wait was told, or waited for in vain counts as so much too late: more than
+what was waited, since another member had to begin with it from the start.
+"""
 NAMED_S = 1.0
 """A member that is late by more on average is named in the log."""
 _MOST_MEMBERS = 4096
@@ -38,9 +42,15 @@ class Promises:
         return 0.0 if record is None else record.late_s * 0.5 ** ((now - record.at) / HALF_LIFE_S)
 
     def delivered(self, member: NodeId, promised_s: float, waited_s: float, now: float) -> bool:
-        """A first token came, or was given up, after so long. Returns whether the member is to be named for it."""
+        """A first token came after so long. Returns whether the member is to be named for it."""
+        return self._record(member, max(0.0, waited_s - RATIO * promised_s - SLACK_S), now)
+
+    def failed(self, member: NodeId, now: float) -> bool:
+        """A prompt was refused or waited for in vain, or its answer stopped coming. Returns the same."""
+        return self._record(member, FAILED_S, now)
+
+    def _record(self, member: NodeId, late: float, now: float) -> bool:
         before = self.late_s(member, now)
-        late = max(0.0, waited_s - RATIO * promised_s - SLACK_S)
         self._records.pop(member, None)
         if len(self._records) >= _MOST_MEMBERS:
             del self._records[next(iter(self._records))]

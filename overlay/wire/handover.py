@@ -15,7 +15,7 @@ from overlay.errors import LocalProtocolError
 from overlay.wire.group import BlockHash, GroupId
 from overlay.wire.limits import MAX_HAND_BYTES, MAX_HAND_OTHERS, NODE_ID_BYTES
 from overlay.wire.prompt import Task
-from overlay.wire.prompt_codec import read_task_fields, task_fields
+from overlay.wire.prompt_codec import TASK_FIELDS, read_task_fields, task_fields
 from overlay.wire.records import (
     pack_record,
     read_array,
@@ -113,7 +113,7 @@ def decode_handed(data: bytes) -> HandedPrompt:
     """Reads all parts of a prompt, put together. Raises DecodeError and nothing else."""
     if len(data) > MAX_HAND_BYTES:
         raise DecodeError("handed prompt: too long")
-    version, hops_left, others, *fields = read_array(unpack_record(data), 16) or [None] * 3
+    version, hops_left, others, *fields = read_fields(unpack_record(data), 3 + TASK_FIELDS)
     read_integer(version, FORMAT, FORMAT)
     return HandedPrompt(
         read_task_fields(fields),

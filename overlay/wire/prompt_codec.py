@@ -54,6 +54,7 @@ MAX_STOP_BYTES = 256
 NONCE_BYTES = 32
 SECRET_BYTES = 32
 TOKEN_BYTES = 16
+TASK_FIELDS = 9
 _LENGTH_BYTES = 4
 _U32_MAX = (1 << 32) - 1
 _U64_MAX = (1 << 64) - 1
@@ -136,7 +137,7 @@ def task_fields(task: Task) -> tuple[object, ...]:
 
 def read_task_fields(fields: list[object]) -> Task:
     """Reads what `task_fields` gives. Raises DecodeError."""
-    model, turns, text, sampler, nonce, blinding, cache, session, given = read_fields(fields, 9)
+    model, turns, text, sampler, nonce, blinding, cache, session, given = read_fields(fields, TASK_FIELDS)
     return Task(
         prompt=_read_prompt(model, turns, text, sampler, nonce),
         blinding=read_octets(blinding, SECRET_BYTES, SECRET_BYTES),

@@ -106,7 +106,10 @@ def is_loading(report):
     return any("loading" in reason for reason in report["readiness"]["reasons"])
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.hundred)])
+@pytest.mark.parametrize(
+    "rounds",
+    [2, pytest.param(10, marks=pytest.mark.soak), pytest.param(100, marks=pytest.mark.hundred)],
+)
 def test_every_answer_survives_the_death_of_its_model_node(network, rounds):
     undisturbed, end = stream(network, lambda: None, max_tokens=96)
     ids, given = output_ids(network)

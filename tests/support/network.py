@@ -6,6 +6,7 @@ Run it under `autojump_clock`. Nodes are killed as processes are: from one momen
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import trio
 
@@ -14,6 +15,7 @@ from node.joining import Announcer, JoinTiming, Neighbourhood, Profile
 from node.keys import KeyRing
 from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter, Emit
+from node.serving.groups import Groups
 from node.serving.model_service import ModelService
 from overlay.client.answering import Answering
 from overlay.client.circuit_pool import CircuitPool, PathPolicy
@@ -35,9 +37,10 @@ from overlay.transport.switch import Switch
 from overlay.wire.answer import AnswerFinished, ReceiptIssued, TokensGenerated
 from overlay.wire.descriptor import ModelOffer, Role
 from overlay.wire.messages import Hello
-from overlay.wire.prompt import Prompt, PromptMessage, SamplerSpec
+from overlay.wire.prompt import Cache, Prompt, PromptMessage, SamplerSpec
 from tests.support.descriptors import UNIX_TIME, fixed_key
 from tests.support.entropy import fixed_entropy
+from tests.support.group_engine import GroupEngine, WordMeter
 from tests.support.scripted_engine import CARD, ScriptedEngine, script_of
 from tests.support.tap import Tap, Wire
 
@@ -45,6 +48,7 @@ NETWORK = b"simulated network, 32 bytes long"
 LATENCY_S = 0.005
 MEMBERSHIP = MembershipTiming(eager_s=0.1)
 JOINING = JoinTiming(look_s=1.0)
+MAX_WAIT_S = 60.0
 
 
 def unix_time() -> float:
@@ -80,6 +84,7 @@ class Node:
         self.links = Links(self.transport, tap, self._hello, entropy=self._entropy)
         self._policy: PathPolicy | None = policy
         self._client: Client | None = self._make_client(policy) if policy is not None else None
+        self.groups: Groups | None = None
         self.models: ModelService | None = self._make_models(engine) if engine is not None else None
 
     def _make_relay(self) -> RelayMachine:
@@ -103,15 +108,30 @@ class Node:
             entropy=self._entropy,
             unix_time=unix_time,
         )
-        terms = ClientTerms(NETWORK, RequestTerms(k=2), AnswerTiming())
+        terms = ClientTerms(NETWORK, RequestTerms(k=2, forward=self._network.forward), AnswerTiming())
         return Client(self.switch, pool, terms, entropy=self._entropy, unix_time=unix_time)
 
     def _make_models(self, engine: ScriptedEngine) -> ModelService:
         writer = AnswerWriter(engine, self.key, entropy=self._entropy, unix_time=unix_time)
         intake = Intake(self.node_id, NETWORK)
+        if isinstance(engine, GroupEngine):
+            self.groups = Groups(
+                self.switch,
+                self.key,
+                NETWORK,
+                engine,
+                writer,
+                self._metrics,
+                entropy=self._entropy,
+                unix_time=unix_time,
+                max_wait_s=MAX_WAIT_S,
+            )
 
         async def answer(message: PromptMessage, emit: Emit) -> None:
-            await writer.write(message.task, emit)
+            if self.groups is not None and message.forward == "group":
+                await self.groups.forwarder.answer(message.task, emit)
+            else:
+                await writer.write(message.task, emit)
 
         return ModelService(self.switch, intake, answer, unix_time=unix_time, metrics=self._metrics)
 
@@ -128,6 +148,8 @@ class Node:
                 entropy=self._entropy,
                 policy=LOCAL_GUARDS,
             )
+        if self.groups is not None:
+            self.groups.directory_changed(directory)
         self._network.note_change()
 
     def _keys_changed(self) -> None:
@@ -182,6 +204,8 @@ class Node:
                         await nursery.start(self._client.pool.serve)
                     if self.models is not None:
                         await nursery.start(self.models.serve)
+                    if self.groups is not None:
+                        nursery.start_soon(self.groups.serve, [(CARD, WordMeter())])
                     await nursery.start(announcer.serve)
                     await nursery.start(neighbourhood.serve)
                     task_status.started()
@@ -215,6 +239,7 @@ class Network:
     wire: Wire = field(default_factory=Wire)
     memory: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(LATENCY_S))
     nodes: dict[str, Node] = field(default_factory=dict)
+    forward: Literal["none", "group"] = "none"
     _changed: trio.Event = field(default_factory=trio.Event)
 
     def __getitem__(self, name: str) -> Node:
@@ -259,10 +284,16 @@ class Network:
     def client(self) -> Client:
         return self["c"].client
 
-    async def ask(self, prompt: Prompt, *, during: Callable[[Told], object] | None = None) -> Told:
+    async def ask(
+        self,
+        prompt: Prompt,
+        *,
+        during: Callable[[Told], object] | None = None,
+        cache: Cache | None = None,
+    ) -> Told:
         """The client's question and the whole answer. during: called (and awaited) after each token."""
         told = Told()
-        async with self.client.complete(prompt) as answering:
+        async with self.client.complete(prompt, cache=cache) as answering:
             told.answering = answering.current
             async for event in answering:
                 match event:
@@ -309,12 +340,17 @@ POLICY = PathPolicy(diversity=Diversity.LOCAL)
 
 @asynccontextmanager
 async def network(
-    relays: int = 16, *, models: int = 1, engines: Sequence[ScriptedEngine] = (), policy: PathPolicy = POLICY
+    relays: int = 16,
+    *,
+    models: int = 1,
+    engines: Sequence[ScriptedEngine] = (),
+    policy: PathPolicy = POLICY,
+    forward: Literal["none", "group"] = "none",
 ) -> AsyncIterator[Network]:
-    """A network that has found itself."""
+    """A network that has found itself. forward: what its client allows."""
     engines = engines or [ScriptedEngine() for _ in range(models)]
     async with trio.open_nursery() as nursery:
-        made = Network(nursery)
+        made = Network(nursery, forward=forward)
         for number in range(relays):
             await made.add(f"r{number}", relays=True)
         for number, engine in enumerate(engines):

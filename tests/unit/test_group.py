@@ -204,6 +204,17 @@ def test_a_load_that_rides_on_another_message_is_the_newest(pair):
     pair.perform(bob, bob.machine.learn_load(alice.node_id, blob, 7.0))
     assert bob.machine.load_of(alice.node_id).received_at == 7.0
     assert bob.machine.learn_load(alice.node_id, blob, 9.0) == []
+    assert bob.machine.load_of(alice.node_id).received_at == 9.0  # she says that it still holds
+
+
+def test_a_load_that_somebody_else_says_again_is_as_old_as_it_was(pair):
+    alice, bob = pair["alice"], pair["bob"]
+    carol = fixed_id("carol")
+    bob.machine.set_members({alice.node_id, bob.node_id, carol})
+    alice.machine.tell_load(SPEED, BUSY)
+    blob = alice.machine.own_load_blob()
+    pair.perform(bob, bob.machine.learn_load(alice.node_id, blob, 7.0))
+    assert bob.machine.learn_load(carol, blob, 9.0) == []
     assert bob.machine.load_of(alice.node_id).received_at == 7.0
 
 

@@ -1,0 +1,270 @@
+"""How soon real engines answer by how prompts are handed out: four model nodes on this machine, and the product's code.
+
+`make bench-forwarding-real ARGS="--queries FILE"`, or `python -m benchmarks.forwarding_real --queries FILE`. About a
+quarter of an hour, on two cores that have nothing else to do.
+
+Four engines, each a worker process with one thread and SmolLM2-135M. Above each, in this process, the product's
+`Groups`: it measures prompts, tells and hears loads and caches by signed gossip, asks, hands over, hands on. Every node
+is entry for each fourth prompt, so its view of the three others is old. The rules differ in nothing but who is chosen
+(`benchmarks/forwarding/arms.py`). Links are queues with 20 ms to the other side.
+
+*Engines must not measure each other.* Each is held to .4 of a core by a process that stops and continues it
+(`benchmarks/forwarding/cpu_cap.py`; it needs no rights), so that two cores have .4 left for the rest.
+Printed for every run: `share`, the CPU time that the engines took while they had work (about .40; clearly less says
+that the machine was busy otherwise, and the figures mean little), and `busy`, the part of the time with work.
+
+*Prompts* are short, so that there are enough of them: a system message that lists a set of tools, drawn by Zipf's law
+(1.1) from SETS of them, then part of a query, some 230 tokens at most; cache "public". `--queries` takes ToolBench's
+(lines of {"query", "tools"}), else they are made up. Answers are 16 tokens, temperature 0. Every rule gets the same
+prompts at the same gaps, a Poisson process that does not wait for answers; times count from when a prompt was due.
+
+*Caches* are empty for every rule: a salt of its own stands before each prompt, so that nothing that is cached is of
+use to another rule. An engine's cache holds under half of what all tool lists take, all four together twice that. A
+rule's caches fill during a warm-up that is not counted, then go on from rate to rate.
+
+*RATES* are fixed: at the middle one, engines are to be busy 70 to 80 % of the time under round-robin on the machine
+that they were chosen for; `calibrated` in the results says whether they were. Else look for better ones with
+`--arms round-robin --rates .8 .9 1 1.1`. A round has few prompts, so it says little about small differences;
+`--rounds 3` plays all three times, with other prompts each time, and gives the mean and every round's. `--share .2` and
+half the rates are for a look on a machine that has only one core left.
+"""
+
+import argparse
+import os
+import random  # noqa: TID251 - no secrets
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from benchmarks.forwarding.arms import ARMS, OURS, ROUND_ROBIN, NamelessMeter
+from benchmarks.forwarding.cpu_cap import held_to
+from benchmarks.forwarding.figures import Answer, Busyness, average, describe
+from benchmarks.forwarding.nodes import Fleet, ModelNode
+from benchmarks.forwarding.tool_prompts import Ask, Count, ToolSet, make_asks, make_sets, read_sets
+from benchmarks.report import Target, print_report
+from node.config import LoggingConfig
+from node.engine.models import ModelStore
+from node.engine.prompt_meter import PromptMeter
+from node.engine.settings import EngineSettings
+from node.engine.supervisor import Engine
+from node.engine.tokenizer import PromptTokenizer
+from node.logs import configure_logs
+from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
+
+ROOT = Path(__file__).parents[1]
+MODEL = "smollm2-135m"
+NODES, SHARE = 4, 0.4
+RATES = (0.75, 0.95, 1.15)
+"""Prompts a second of all four."""
+REQUESTS = 36
+"""Prompts of an arm at one rate."""
+WARM_UP, RAMP = 16, 4
+"""Prompts that are not counted: before an arm's first rate, while its caches fill; and at the start of the others."""
+SETS = 40
+CACHE_BYTES = 2560 * 46_080
+"""Tokens, times what keys and values of one take in this model."""
+ANSWER_TOKENS, MOST_PROMPT_TOKENS = 16, 512
+SEED = 1
+FAIR = 0.9
+"""With less of the share than this, a run says little."""
+SAMPLER = SamplerSpec(temperature=0.0, max_tokens=ANSWER_TOKENS, min_tokens=ANSWER_TOKENS)
+SETTINGS = EngineSettings(device="cpu", threads=1, max_batch=8, max_queue=10_000, cache_bytes=CACHE_BYTES)
+
+
+async def answer(node: ModelNode, ask: Ask, salt: str, found: Answer) -> None:
+    """One prompt, through the node that it comes to."""
+    messages = (ChatMessage("system", f"{salt} {ask.system}"), ChatMessage("user", ask.user))
+    prompt = Prompt(model=MODEL, messages=messages, sampler=SAMPLER, nonce=bytes(32))
+    await node.groups.forwarder.answer(Task(prompt=prompt, blinding=bytes(32), cache="public"), found.note)
+
+
+async def play(
+    nodes: Sequence[ModelNode], asks: Sequence[Ask], rate: float, salt: str, skipped: int
+) -> dict[str, object]:
+    """Ask all at their times; the figures of those that count, which are all but the first ones."""
+    due, answers = trio.current_time(), []
+    before = _counted(nodes)
+    busyness = Busyness([node.engine for node in nodes])
+    own_cpu, own_start = time.process_time(), time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        watching = trio.CancelScope()
+        for number, ask in enumerate(asks):
+            due += ask.gap / rate
+            await trio.sleep_until(due)
+            if number == skipped:
+                nursery.start_soon(busyness.watch, watching)
+            answers.append(Answer(due))
+            nursery.start_soon(answer, nodes[ask.number % NODES], ask, salt, answers[-1])
+        watching.cancel()  # what is left when no more come is less load than there was
+    counters = _counted(nodes) - before
+    return (
+        describe(answers[skipped:])
+        | busyness.summary()
+        | {
+            "asked": round(counters["questions_answered"] / len(asks), 2),
+            "elsewhere": round(counters["handed_over"] / len(asks), 2),
+            "own_share": round((time.process_time() - own_cpu) / (time.perf_counter() - own_start), 2),
+        }
+    )
+
+
+def _counted(nodes: Iterable[ModelNode]) -> Counter[str]:
+    return sum((node.groups.hands.counters for node in nodes), start=Counter())
+
+
+Results = dict[str, dict[str, object]]
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> Results:
+    """All rounds of all rates of all arms. One's figures are called `RATE/s, ARM`, and are means over the rounds."""
+    tokenizer = PromptTokenizer(folder)
+    sets, count = load_sets(options.queries, tokenizer)
+    meters = {True: PromptMeter(folder), False: NamelessMeter(folder)}
+    for meter in meters.values():
+        await meter.load()
+    runs: dict[str, list[dict[str, object]]] = {}
+    async with opened_engines(folder, options.share) as engines:
+        fleet = Fleet(engines, random.Random(SEED).randbytes)  # noqa: S311
+        await get_used(engines, sets)
+        for round_ in range(options.rounds):
+            asks = make_asks(sets, WARM_UP + options.requests * len(options.rates), count, SEED + round_)
+            for number, name in enumerate(options.arms):
+                arm, salt = ARMS[name], f"Run {round_ * len(ARMS) + number:04}."
+                async with fleet.opened(meters[arm.knows_prefixes], arm.make) as nodes:
+                    async for rate, found in play_rates(nodes, asks, options, salt):
+                        runs.setdefault(f"{rate:g}/s, {name}", []).append(found)
+                        print(f"{rate:g}/s, {name:20} {found}", flush=True)
+        if any(engine.restarts for engine in engines):
+            raise RuntimeError("an engine has died meanwhile; see its log")
+    return {name: average(found) for name, found in runs.items()}
+
+
+async def play_rates(
+    nodes: Sequence[ModelNode], asks: Sequence[Ask], options: argparse.Namespace, salt: str
+) -> AsyncGenerator[tuple[float, dict[str, object]], None]:
+    """One rate after another, the first one with a warm-up; between them all prompts are answered."""
+    start = 0
+    for rate in options.rates:
+        skipped = RAMP if start else WARM_UP
+        end = start + options.requests + (0 if start else WARM_UP)
+        yield rate, await play(nodes, asks[start:end], rate, salt, skipped)
+        start = end
+
+
+def load_sets(queries: Path | None, tokenizer: PromptTokenizer) -> tuple[list[ToolSet], Count]:
+    """The tool sets, and what counts tokens."""
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(Prompt(model=MODEL, text=text, sampler=SAMPLER, nonce=bytes(32))))
+
+    sets = read_sets(queries, SETS, count) if queries else make_sets(SETS, count, SEED)
+    lengths = [count(each.listing) for each in sets]
+    print(
+        f"{len(sets)} tool sets of {min(lengths)} to {max(lengths)} tokens, {sum(lengths)} in all", flush=True
+    )
+    return sets, count
+
+
+@asynccontextmanager
+async def opened_engines(folder: Path, share: float) -> AsyncGenerator[list[Engine], None]:
+    """Engines that are held to their share."""
+    engines = [Engine([folder], SETTINGS) for _ in range(NODES)]
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as starting:
+            for engine in engines:
+                starting.start_soon(nursery.start, engine.serve)
+        pids = [engine.worker_pid for engine in engines if engine.worker_pid is not None]
+        async with held_to(share, pids):
+            yield engines
+        nursery.cancel_scope.cancel()
+
+
+async def get_used(engines: Sequence[Engine], sets: Sequence[ToolSet]) -> None:
+    """Let the engines learn how fast they are with what they have."""
+    async with trio.open_nursery() as nursery:
+        for engine in engines:
+            nursery.start_soon(_use, engine, sets)
+
+
+async def _use(engine: Engine, sets: Sequence[ToolSet]) -> None:
+    for pair in range(3):
+        async with trio.open_nursery() as nursery:
+            for each in sets[2 * pair : 2 * pair + 2]:
+                nursery.start_soon(_generate, engine, each.listing)
+
+
+async def _generate(engine: Engine, text: str) -> None:
+    prompt = Prompt(model=MODEL, text=text, sampler=SAMPLER, nonce=bytes(32))
+    async with engine.generate(prompt, cache="none") as events:
+        async for _ in events:
+            pass
+
+
+def judge(results: Results, rates: Sequence[float], arms: Sequence[str]) -> list[Target]:
+    """The bars, as far as what they need was measured."""
+    if OURS not in arms:
+        return []
+
+    def mean_s(rate: float, arm: str) -> float:
+        return float(results[f"{rate:g}/s, {arm}"]["mean_s"])
+
+    failed = sum(float(found["failed"]) for found in results.values())
+    targets = [Target("prompts that were not answered", failed, 0.0, "lower")]
+    middle = rates[len(rates) // 2]
+    if ROUND_ROBIN in arms:
+        over = round(mean_s(middle, OURS) / mean_s(middle, ROUND_ROBIN), 3)
+        targets.append(
+            Target(f"{middle:g}/s: mean time to the first token over round-robin's", over, 0.5, "lower")
+        )
+    others = [arm for arm in arms if arm != OURS]
+    for rate in rates if others else ():
+        best = min(others, key=lambda arm: mean_s(rate, arm))
+        over = round(mean_s(rate, OURS) / mean_s(rate, best), 3)
+        targets.append(Target(f"{rate:g}/s: mean over the best other arm's ({best})", over, 1.0, "lower"))
+    return targets
+
+
+def print_table(results: Results) -> None:
+    """For people."""
+    columns = ("mean_s", "p50_s", "p90_s", "whole_s", "hits", "busy", "share", "asked", "elsewhere", "failed")
+    print("\n" + " " * 28 + "".join(f"{column:>10}" for column in columns))
+    for name, found in results.items():
+        print(f"{name:28}" + "".join(f"{found[column]:>10}" for column in columns))
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--queries", type=Path, help="ToolBench's queries; without, tools are made up")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="prompts a second")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each rate")
+    parser.add_argument("--share", type=float, default=SHARE, help="of a core, for each engine")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    if options.requests <= RAMP + 1:
+        parser.error(f"--requests: more than {RAMP + 1}, since the first {RAMP} are not counted")
+    options.rates = sorted(options.rates)
+    configure_logs(LoggingConfig(level="warning"))
+    store = ModelStore(Path(os.environ.get("CLOVE_MODELS") or ROOT / ".models"))
+    load_before = os.getloadavg()[0]
+    results = trio.run(measure, options, store.find(MODEL).folder)
+    print_table(results)
+    middle = f"{options.rates[len(options.rates) // 2]:g}/s, {ROUND_ROBIN}"
+    notes = {"load_before": round(load_before, 2), "requests": options.requests, "rounds": options.rounds}
+    notes["least_share"] = min(found["share"] for found in results.values())
+    if notes["least_share"] < FAIR * options.share:
+        print(
+            f"\nThe engines did not get their {options.share} of a core: the machine does other things, too."
+        )
+    if middle in results:
+        notes["calibrated"] = 0.7 <= results[middle]["busy"] <= 0.8
+    print_report("forwarding_real", notes | results, judge(results, options.rates, options.arms))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Real model nodes act as one: a conversation goes where its beginning is kept, and leaves when that node is busy."""
+
+import re
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.support.testbed import running_network
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+MODEL = "smollm2-135m"
+SYSTEM = (
+    "You are a careful librarian of a small mountain town. You answer in short sentences. The library has three rooms: "
+    "the reading room with the long oak table, the cellar with the maps and the atlases, and the attic with newspapers "
+    "since 1871. Visitors may borrow four books for three weeks; maps and newspapers stay in the house. Fines are ten "
+    "cents a day. The library is open from nine to six, on Saturdays from ten to two. Children under ten come with a "
+    "parent."
+)
+QUESTIONS = (
+    "Where are the maps?",
+    "May I borrow a newspaper?",
+    "What does a day cost?",
+    "Who was here in 1871?",
+)
+LONG_S = 60
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    with running_network(tmp_path_factory.mktemp("group") / "home", nodes=17, models=4) as running:
+        models = [node for node in running.nodes if node["role"] == "model"]
+        until(lambda: all(members_of(running, node) == 4 for node in models), "the group has not met")
+        yield running
+
+
+def until(is_so, problem):
+    deadline = time.monotonic() + LONG_S  # noqa: TID251 -- other processes' time
+    while time.monotonic() < deadline:  # noqa: TID251
+        if is_so():
+            return
+    raise AssertionError(problem)
+
+
+def metric(network, node, name):
+    page = network.api(node, "/metrics").text
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", page, re.MULTILINE))
+
+
+def members_of(network, node):
+    return metric(network, node, "clove_group_members")
+
+
+def ask(network, question):
+    """The account of one turn of the conversation that everybody may share."""
+    network.clove("ask", "-q", "--cache", "public", "-s", SYSTEM, "--max-tokens", "8", question)
+    return network.api(network.client, "/api/v1/answers/last").json()["account"]
+
+
+def explain(network, node, question):
+    return network.json("route", "explain", "-s", SYSTEM, "--node", node["name"], question)
+
+
+@contextmanager
+def busy(network, node):
+    """Its owner gives a node long prompts to read until the context is left."""
+    token = (network.home / "testbed" / "nodes" / node["name"] / "admin.token").read_text().strip()
+    streams = []
+
+    def read_one(number):
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"Number {number}. " + "cats rain iron bread " * 350}],
+            "max_tokens": 400,
+            "min_tokens": 400,
+            "stream": True,
+        }
+        url = node["api_url"] + "/v1/chat/completions"
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=300, trust_env=False) as reply:
+            for _ in reply.iter_lines():
+                if done.is_set():
+                    return
+
+    done = threading.Event()
+    streams = [threading.Thread(target=read_one, args=(number,)) for number in range(12)]
+    for stream in streams:
+        stream.start()
+    try:
+        until(lambda: metric(network, node, "clove_engine_queued_tokens") > 4000, "the node is not busy")
+        yield
+    finally:
+        done.set()
+        for stream in streams:
+            stream.join(LONG_S)
+
+
+def test_a_conversation_stays_where_its_beginning_is_and_leaves_a_node_that_is_busy(network):
+    models = {node["node_id"]: node for node in network.nodes if node["role"] == "model"}
+    home = ask(network, QUESTIONS[0])["node"]
+    until(
+        lambda: all(
+            any(each["node"] == home and each["cached_tokens"] >= 96 for each in shown["candidates"])
+            for shown in (explain(network, node, QUESTIONS[1]) for node in models.values())
+        ),
+        "the others do not know what the node holds",
+    )
+    accounts = [ask(network, question) for question in QUESTIONS[1:]]
+    assert [account["node"] for account in accounts] == [home] * 3
+    assert all(account["cached_tokens"] >= 96 for account in accounts)
+    others = [node for node in models.values() if node["node_id"] != home]
+    calm = explain(network, others[0], QUESTIONS[0])
+    assert calm["chosen"] == home
+    with busy(network, models[home]):
+        loaded = explain(network, others[0], QUESTIONS[0])
+        assert loaded["chosen"] != home
+        (seen,) = [each for each in loaded["candidates"] if each["node"] == home]
+        assert seen["ahead_s"] + seen["slot_s"] > 1.0 or loaded["probed"]
+        account = ask(network, QUESTIONS[0])
+        assert account["node"] in models
+        assert account["node"] != home
+    assert network.clove("verify", "last").returncode == 0
+
+
+def test_route_explain_shows_every_term_to_people(network):
+    shown = network.clove("route", "explain", "--node", "model-01", "Why is the sky blue?").stdout
+    assert "by this node's view:" in shown
+    assert re.search(r"NODE +CACHED +AHEAD +SLOT +READING +LATE +WAIT S", shown)
+    assert shown.count("this node") >= 2
+    assert re.search(r"^chosen: [0-9a-f]{12} \((probed|fresh|dominant|unanswered)\)$", shown, re.MULTILINE)
+
+
+def test_a_node_without_the_model_says_whom_to_ask(network):
+    failed = network.clove("route", "explain", "Why?", check=False)
+    assert failed.returncode != 0
+    assert "does not serve" in failed.stderr
