@@ -285,6 +285,8 @@ def make_invalid_handed() -> list[Vector]:
 
     member = ALICE.node_id
     cases = [
+        ("one element", bytes.fromhex("9101")),
+        ("two elements", bytes.fromhex("920100")),
         ("cut short", good[:-1]),
         ("trailing byte", good + b"\0"),
         ("an element too few", pack_record(tuple(unpack_record(good))[:-1])),

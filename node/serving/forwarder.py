@@ -252,8 +252,13 @@ class Forwarder:
 def _note_outcome(
     group: ModelGroup, member: NodeId, relay: "_Relay", predicted_s: float, started: float
 ) -> None:
-    """Hold what a member did against what it said. One that dies in its answer has kept its word so far."""
+    """Hold what a member did against what it said. One that dies in its answer has kept its word so far.
+
+    Where the client left before the first token, nobody knows how long it would have taken.
+    """
     now = trio.current_time()
+    if relay.first_at is None and relay.failure is None and not relay.is_silent:
+        return
     if relay.is_silent or (relay.failure is not None and not relay.has_begun):
         is_named = group.promises.failed(member, now)
     else:
