@@ -55,11 +55,13 @@ CHAT = Prompt(
     nonce=NONCE,
 )
 TEXT = Prompt(model="m-" + "0" * 40, text="x" * 1500, sampler=SamplerSpec(), nonce=NONCE)
+GIVEN = (314, 0, (1 << 32) - 1)
 UPDATE = Update(have=7, paths=(NumberedPath(4, PATHS[1].proxy, PATHS[1].token),), stalled=True)
 RISING = ((b"a", -2.0), (b"b", -1.0))
 EVENTS = (
     AnswerAccepted(),
     TokensGenerated("The sky \u2601", 3),
+    TokensGenerated(" is blue", 2, ids=(314, (1 << 32) - 1)),
     TokensGenerated(
         " is",
         1,
@@ -68,6 +70,7 @@ EVENTS = (
                 RankedToken(b" is", -0.5), (RankedToken(b" is", -0.5), RankedToken(b"\xe2\x98", -2.25))
             ),
         ),
+        (314,),
     ),
     AnswerFinished("stop", 20, 3, 16),
     ReceiptIssued(b"receipt"),
@@ -75,7 +78,9 @@ EVENTS = (
 )
 
 
-def a_message(prompt: Prompt, cache: Literal["none", "session"] = "none") -> PromptMessage:
+def a_message(
+    prompt: Prompt, cache: Literal["none", "session"] = "none", given: tuple[int, ...] = ()
+) -> PromptMessage:
     """M with every other field fixed."""
     return PromptMessage(
         prompt=prompt,
@@ -87,27 +92,31 @@ def a_message(prompt: Prompt, cache: Literal["none", "session"] = "none") -> Pro
         forward="group",
         cache=cache,
         session=SESSION if cache == "session" else b"",
+        given=given,
     )
 
 
-def _with_stray_session(data: bytes) -> bytes:
-    """M of a prompt that shares nothing, with a byte where its session's name is empty."""
-    record = data[4 : 4 + int.from_bytes(data[:4], "big")].removesuffix(b"\xc4\0") + b"\xc4\1x"
-    return (len(record).to_bytes(4, "big") + record).ljust(len(data), b"\0")
-
-
-SAMPLER = 4
-"""Where the sampler is in M's record, and where its own fields are."""
+SAMPLER, SESSION_NAME, GIVEN_IDS = 4, 13, 14
+"""Where in M's record the sampler, the session's name and the tokens given are; and where the sampler's own fields."""
 TEMPERATURE, MAX_TOKENS, MIN_TOKENS, REPETITION, PRESENCE, BIAS, LOGPROBS = 0, 3, 4, 5, 6, 8, 10
 
 
 def _with_sampler(data: bytes, *changes: tuple[int, object]) -> bytes:
     """M with some fields of its sampler changed."""
-    fields = unpack_record(data[4 : 4 + int.from_bytes(data[:4], "big")])
-    sampler = list(cast("list[object]", fields[SAMPLER]))
+    sampler = list(cast("list[object]", _fields_of(data)[SAMPLER]))
     for index, value in changes:
         sampler[index] = value
-    fields[SAMPLER] = sampler
+    return _with_field(data, SAMPLER, sampler)
+
+
+def _fields_of(data: bytes) -> list[object]:
+    return unpack_record(data[4 : 4 + int.from_bytes(data[:4], "big")])
+
+
+def _with_field(data: bytes, at: int, value: object) -> bytes:
+    """M with one field changed."""
+    fields = _fields_of(data)
+    fields[at] = value
     record = pack_record(tuple(fields))
     return (len(record).to_bytes(4, "big") + record).ljust(padded_size(4 + len(record)), b"\0")
 
@@ -119,10 +128,15 @@ def _refuse(*cases: tuple[str, bytes]) -> list[Vector]:
 def make_prompts() -> Vector:
     """M as a conversation and as a text, an update, and what is neither."""
     chat, text = encode_prompt_message(a_message(CHAT, "session")), encode_prompt_message(a_message(TEXT))
+    rest = encode_prompt_message(a_message(CHAT, "session", GIVEN))
     update = encode_update(UPDATE)
     sealed = close_update(update_key(TERMS), MID, 5, UPDATE)
     return {
-        "messages": [{"why": "a conversation", "bytes": chat.hex()}, {"why": "a text", "bytes": text.hex()}],
+        "messages": [
+            {"why": "a conversation", "bytes": chat.hex()},
+            {"why": "a text", "bytes": text.hex()},
+            {"why": "an answer that is gone on with", "bytes": rest.hex()},
+        ],
         "refused_messages": _refuse(
             ("not one of the sizes", chat[:-1]),
             ("padded more than needed", chat.ljust(1536, b"\0")),
@@ -145,7 +159,10 @@ def make_prompts() -> Vector:
                 "more log-probabilities than a stream holds",
                 _with_sampler(chat, (MAX_TOKENS, 1 << 17), (LOGPROBS, 1)),
             ),
-            ("a session's name where nothing is shared", _with_stray_session(text)),
+            ("a session's name where nothing is shared", _with_field(text, SESSION_NAME, SESSION)),
+            ("a session's name of one byte", _with_field(chat, SESSION_NAME, b"x")),
+            ("half a token given", _with_field(rest, GIVEN_IDS, bytes(6))),
+            ("tokens given as numbers", _with_field(rest, GIVEN_IDS, (314, 15))),
         ),
         "updates": [
             {
@@ -188,12 +205,17 @@ def make_answers() -> Vector:
             ("an unknown reason", pack_record((3, "tired", 1, 1, 1))),
             ("an integer for a float", pack_record((5, "busy", "", 1))),
             ("bytes behind it", pack_record((1,)) + b"\0"),
-            ("log-probabilities of no token", pack_record((2, "", 0, ()))),
-            ("fewer log-probabilities than tokens", pack_record((2, "ab", 2, ((b"a", -1.0, ()),)))),
-            ("log-probabilities of 65 tokens", pack_record((2, "", 65, ((b"a", -1.0, ()),) * 65))),
-            ("a log-probability over 0", pack_record((2, "a", 1, ((b"a", 0.5, ()),)))),
-            ("a likelier token behind another", pack_record((2, "a", 1, ((b"a", -1.0, RISING),)))),
-            ("21 tokens in one place", pack_record((2, "a", 1, ((b"a", -1.0, ((b"a", -1.0),) * 21),)))),
+            ("log-probabilities of no token", pack_record((2, "", 0, b"", ()))),
+            ("fewer log-probabilities than tokens", pack_record((2, "ab", 2, b"", ((b"a", -1.0, ()),)))),
+            ("log-probabilities of 65 tokens", pack_record((2, "", 65, b"", ((b"a", -1.0, ()),) * 65))),
+            ("a log-probability over 0", pack_record((2, "a", 1, b"", ((b"a", 0.5, ()),)))),
+            ("a likelier token behind another", pack_record((2, "a", 1, b"", ((b"a", -1.0, RISING),)))),
+            ("21 tokens in one place", pack_record((2, "a", 1, b"", ((b"a", -1.0, ((b"a", -1.0),) * 21),)))),
+            ("tokens without a place for ids", pack_record((2, "a", 1))),
+            ("half an id", pack_record((2, "a", 1, bytes(6)))),
+            ("fewer ids than tokens", pack_record((2, "ab", 2, bytes(4)))),
+            ("ids as numbers", pack_record((2, "a", 1, (314,)))),
+            ("4,097 ids", pack_record((2, "a", 4097, bytes(4 * 4097)))),
         ),
         "block": block.hex(),
         "cells": [

@@ -37,9 +37,10 @@ def test_files_are_what_the_script_makes(name):
 
 
 def test_messages():
-    chat, text = (decode_prompt_message(unhex(case["bytes"])) for case in PROMPTS["messages"])
+    chat, text, rest = (decode_prompt_message(unhex(case["bytes"])) for case in PROMPTS["messages"])
     assert chat == made.a_message(made.CHAT, "session")
     assert text == made.a_message(made.TEXT)
+    assert rest == made.a_message(made.CHAT, "session", made.GIVEN)
 
 
 @refused(PROMPTS, "refused_messages")
