@@ -237,7 +237,8 @@ class NodeService:
                 self._metrics.failovers.labels("path").inc(sum(each.paths_replaced for each in attempts))
                 self._metrics.failovers.labels("node").inc(len(attempts) - 1)
             recorder.entry_id, recorder.offer = completion.current.node_id, completion.offer
-            recorder.node_id = self._who_answered(recorder)
+            is_open = completion.current.request.message.forward == "group"
+            recorder.node_id = self._who_answered(recorder, may_be_handed_on=is_open)
             self._keep(recorder, completion.current.request.message.blinding, completion)
 
     @asynccontextmanager
@@ -274,13 +275,13 @@ class NodeService:
             nursery.cancel_scope.cancel()
             self._keep(recorder, blinding, None)
 
-    def _who_answered(self, recorder: Recorder) -> NodeId:
+    def _who_answered(self, recorder: Recorder, *, may_be_handed_on: bool) -> NodeId:
         """The node asked or, where it handed the prompt on, the signer of the receipt, if that is of the same group.
 
         Any other signer is a stranger, whom `clove verify` then finds in the asked one's place.
         """
         entry = recorder.entry_id or recorder.node_id
-        if recorder.receipt is None:
+        if recorder.receipt is None or not may_be_handed_on:
             return entry
         try:
             signer = decode_receipt(recorder.receipt).signer

@@ -9,7 +9,7 @@ with them, over the same circuits.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import trio
@@ -151,7 +151,7 @@ class Forwarder:
                 return
             self._observer.placed(reason, is_here=False)
             others = tuple((each.member, each.cost_s) for each in plan.choice.others if each.member != member)
-            handed = HandedPrompt(task, MAX_HOPS, others)
+            handed = HandedPrompt(_named(task, group), MAX_HOPS, others)
             if await self._elsewhere(group, handed, plan.choice.estimate, measured, emit):
                 return
             tried |= {member}
@@ -164,9 +164,10 @@ class Forwarder:
         self, group: ModelGroup, handed: HandedPrompt, emit: Emit, taken: Callable[[], None]
     ) -> None:
         """Answer a prompt of another member, or hand it on where that is worth the journey."""
-        measured = None
-        if handed.hops_left and handed.others:
-            measured = await self._measure(group, handed.task)
+        if handed.task.prompt.model != group.card.model_id:
+            await emit(AnswerFailed("model_not_found", "the prompt is for a model of another group"))
+            return
+        measured = await self._measure(group, handed.task)
         if measured is not None:
             better = self._find_better(group, handed, measured)
             if better is not None:
@@ -247,6 +248,11 @@ class Forwarder:
             return False
         await emit(AnswerFailed(LOST, "the node that was answering is gone", 0.0))
         return True
+
+
+def _named(task: Task, group: ModelGroup) -> Task:
+    """The task with the model's id in the place of an alias, which is every node's own."""
+    return replace(task, prompt=replace(task.prompt, model=group.card.model_id))
 
 
 def _note_outcome(

@@ -13,7 +13,7 @@ A link that goes takes with it what was on its way in both directions. Bounds ar
 what does not fit loses the prompt that it was about, and nobody else does.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -60,6 +60,8 @@ from overlay.wire.limits import (
 DIAL_TIMEOUT_S = 2.0
 PARTIAL_TIMEOUT_S = 10.0
 """A prompt whose parts stop coming is given up after this."""
+
+_REMEMBERED_REFUSALS = 64
 
 log = get_logger("group")
 
@@ -120,6 +122,7 @@ class Hands:
         self._asked: dict[tuple[NodeId, HandId], trio.MemorySendChannel[Told]] = {}
         self._outgoing: dict[tuple[NodeId, HandId], _Outgoing] = {}
         self._incoming: dict[tuple[NodeId, HandId], _Incoming] = {}
+        self._refused: deque[tuple[NodeId, HandId]] = deque(maxlen=_REMEMBERED_REFUSALS)
         self._rates: dict[NodeId, RateBucket] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -240,11 +243,13 @@ class Hands:
         key = (peer, part.hand)
         now = trio.current_time()
         incoming = self._incoming.get(key)
+        if key in self._refused:  # the rest of it was on its way already
+            return
         if incoming is None:
             self._drop_overdue(now)
             if not self._has_room(peer) or not self._host.is_member(peer, part.group):
                 self.counters["refused"] += 1
-                self._switch.send_group_message(peer, HandEnded(part.hand))
+                self._refuse(key)
                 return
             incoming = self._incoming[key] = _Incoming(part.group, now)
         partial = sum(len(each.data) for each in self._incoming.values())
@@ -270,6 +275,7 @@ class Hands:
         incoming = self._incoming.pop(key, None)
         if incoming is not None and incoming.scope is not None:
             incoming.scope.cancel()
+        self._refused.append(key)
         self._switch.send_group_message(key[0], HandEnded(key[1]))
 
     def _begin(self, key: tuple[NodeId, HandId], incoming: _Incoming) -> None:

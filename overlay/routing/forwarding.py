@@ -11,8 +11,8 @@ The entry node estimates every member's wait (`cost.py`) from what it was told, 
 The member that a prompt is handed to may hand it on once, where another would answer sooner by more than what another
 journey costs and an old view errs by: 1.2 times and .1 s. Two entry nodes that asked at once will have chosen the same
 member, and the second prompt finds the first one there. What the others answered, a journey ago, comes with the
-prompt; that is what it is held against, since the receiver's own view is older. Only where nobody was asked has the
-receiver nothing but its own view.
+prompt; that is what it is held against, since the receiver's own view is older. Where
+nobody was asked a node keeps what it is handed: else a member that claims much would be believed twice.
 
 Reputation weighs: a member's wait is divided by its weight, 0 excludes it.
 """
@@ -165,7 +165,7 @@ def _commit(
 def find_better(here: Estimate, others: Iterable[Estimate], *, hops_left: int) -> Estimate | None:
     """Whom the member that a prompt came to should hand it on to; None: it keeps it.
 
-    others: those who came with the prompt; where the entry node asked nobody, the receiver's own view.
+    others: those who came with the prompt; none where the entry node asked nobody.
     """
     if hops_left <= 0:
         return None
