@@ -108,7 +108,7 @@ def is_loading(report):
 
 @pytest.mark.parametrize(
     "rounds",
-    [2, pytest.param(10, marks=pytest.mark.soak), pytest.param(100, marks=pytest.mark.hundred)],
+    [2, pytest.param(10, marks=pytest.mark.hundred), pytest.param(100, marks=pytest.mark.hundred)],
 )
 def test_every_answer_survives_the_death_of_its_model_node(network, rounds):
     undisturbed, end = stream(network, lambda: None, max_tokens=96)
