@@ -324,10 +324,10 @@ class NodeService:
             raise AnswerError("model_not_found", f"this node does not serve {prompt.model!r} in a group")
         task = Task(prompt=prompt, blinding=bytes(BLINDING_BYTES), cache=cache)
         try:
-            plan = await groups.forwarder.plan(group, task)
+            measured = await group.measure(task, groups.epoch())
         except EngineError as error:
             raise AnswerError("prompt_refused", str(error)) from None
-        return report_route(group, plan)
+        return report_route(group, await groups.forwarder.plan(group, measured))
 
     # --- reporting --------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ All see the same: what a member told last, what this entry node has sent there s
 Whatever the rule, `Forwarder.answer` does the rest, so that handing over costs all of them the same.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,6 @@ from node.serving.model_group import ModelGroup
 from overlay.routing.cost import Wait
 from overlay.routing.draw import draw_each
 from overlay.routing.forwarding import Candidate, Commit, Estimate, Reason
-from overlay.wire.prompt import Task
 
 NO_LIMIT_S = 1e6
 """Nobody refuses a prompt."""
@@ -54,26 +54,19 @@ class Seen:
         return self.candidate.load.queued_tokens + self.candidate.sent.tokens
 
 
-class Ruled(Forwarder):
+class Ruled(Forwarder, ABC):
     """Takes the member that a rule says. Nobody is asked, nothing is handed on."""
 
     slots = 8
 
+    @abstractmethod
     def choose(self, group: ModelGroup, seen: Sequence[Seen], measured: Measured) -> NodeId:
         """The rule. seen: in no order, so that of equals any is taken."""
-        raise NotImplementedError
 
     async def plan(
-        self,
-        group: ModelGroup,
-        task: Task,
-        *,
-        tried: frozenset[NodeId] = frozenset(),
-        measured: Measured | None = None,
+        self, group: ModelGroup, measured: Measured, tried: frozenset[NodeId] = frozenset()
     ) -> Plan:
         """`Forwarder.plan`."""
-        if measured is None:
-            raise NotImplementedError("`answer` has measured it")
         now = trio.current_time()
         estimates = group.estimate(measured, now, excluded=tried)
         seen = [
@@ -123,16 +116,9 @@ class NobodyAsked(Forwarder):
     """Ours by the entry node's view alone: the least predicted wait."""
 
     async def plan(
-        self,
-        group: ModelGroup,
-        task: Task,
-        *,
-        tried: frozenset[NodeId] = frozenset(),
-        measured: Measured | None = None,
+        self, group: ModelGroup, measured: Measured, tried: frozenset[NodeId] = frozenset()
     ) -> Plan:
         """`Forwarder.plan`."""
-        if measured is None:
-            raise NotImplementedError("`answer` has measured it")
         estimates = group.estimate(measured, trio.current_time(), excluded=tried)
         if not estimates:
             return Plan(measured, estimates)

@@ -100,16 +100,9 @@ class Forwarder:
     # --- choosing ---------------------------------------------------------------------------------------
 
     async def plan(
-        self,
-        group: ModelGroup,
-        task: Task,
-        *,
-        tried: frozenset[NodeId] = frozenset(),
-        measured: Measured | None = None,
+        self, group: ModelGroup, measured: Measured, tried: frozenset[NodeId] = frozenset()
     ) -> Plan:
-        """Choose a place. tried: members that are out of the question. Raises EngineError where it is refused."""
-        if measured is None:
-            measured = await group.measure(task, self._observer.epoch())
+        """Choose a place for a prompt. tried: members that are out of the question."""
         estimates = group.estimate(measured, trio.current_time(), excluded=tried)
         plan = Plan(measured, estimates)
         decision = decide(estimates, self._entropy, max_wait_s=self._max_wait_s)
@@ -141,7 +134,7 @@ class Forwarder:
             return
         tried: frozenset[NodeId] = frozenset()
         while len(tried) < MAX_TRIES:
-            plan = await self.plan(group, task, tried=tried, measured=measured)
+            plan = await self.plan(group, measured, tried)
             if isinstance(plan.choice, Refuse):
                 break
             member, reason = plan.choice.estimate.member, plan.choice.reason.value
