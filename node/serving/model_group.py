@@ -19,7 +19,16 @@ from overlay.routing.prefix_tree import PrefixTree
 from overlay.routing.promises import Promises
 from overlay.wire.group import Load, Speed, group_id
 from overlay.wire.handover import HandId
-from overlay.wire.limits import MAX_ASKED_BLOCKS
+from overlay.wire.limits import (
+    MAX_ANSWER_WAIT_S,
+    MAX_ASKED_BLOCKS,
+    MAX_ATTENDED_S,
+    MAX_DECODE_STEP_S,
+    MAX_PREFILL_TOKEN_S,
+    MAX_QUEUED_TOKENS,
+    MAX_RUNNING_ANSWERS,
+    MIN_PREFILL_TOKEN_S,
+)
 from overlay.wire.prompt import Task
 
 TOLD_SOON_S = 15.0
@@ -118,23 +127,25 @@ class ModelGroup:
         return self.machine.own_load_blob()
 
     def _own(self) -> tuple[Speed, Load] | None:
+        """What the engine has measured, within what can be told: a machine that was asleep measures an hour a step."""
         engine = self._engine_load()
         if engine is None:
             return None
         ahead_s = engine.queued_tokens * engine.prefill_token_s
+        slot_s = 0.0 if engine.free_slots else max(0.0, engine.wait_s - ahead_s)
         return (
             Speed(
-                prefill_token_s=engine.prefill_token_s,
-                attended_s=engine.attended_s,
-                decode_step_s=engine.decode_step_s,
+                prefill_token_s=min(max(engine.prefill_token_s, MIN_PREFILL_TOKEN_S), MAX_PREFILL_TOKEN_S),
+                attended_s=min(engine.attended_s, MAX_ATTENDED_S),
+                decode_step_s=min(engine.decode_step_s, MAX_DECODE_STEP_S),
                 mixed_tokens=engine.mixed_tokens,
                 chunk_tokens=engine.chunk_tokens,
             ),
             Load(
-                queued_tokens=engine.queued_tokens,
-                decoding=engine.decoding,
-                free_slots=engine.free_slots,
-                answer_s=0.0 if engine.free_slots else max(0.0, engine.wait_s - ahead_s),
+                queued_tokens=min(engine.queued_tokens, MAX_QUEUED_TOKENS),
+                decoding=min(engine.decoding, MAX_RUNNING_ANSWERS),
+                free_slots=min(engine.free_slots, MAX_RUNNING_ANSWERS),
+                answer_s=min(slot_s, MAX_ANSWER_WAIT_S),
             ),
         )
 

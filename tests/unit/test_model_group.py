@@ -210,3 +210,17 @@ async def test_of_a_member_that_left_nothing_is_expected_when_it_is_back():
     group.set_members(members)
     hear(group, BOB)
     assert of(group.estimate(turn, 1.0), BOB).cached_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        {"decode_step_s": 3600.0, "prefill_token_s": 3600.0, "attended_s": 3600.0},  # the machine was asleep
+        {"prefill_token_s": 0.0, "attended_s": 0.0, "decode_step_s": 0.0},  # nothing took any time
+        {"free_slots": 0, "wait_s": 1e9},
+        {"queued_tokens": 1 << 40, "decoding": 1 << 20, "free_slots": 1 << 20},
+    ],
+)
+def test_what_an_engine_has_measured_is_told_within_bounds_however_odd_it_is(measured):
+    group = a_group(dataclasses.replace(IDLE_ENGINE, **measured))
+    assert group.tell_load() is not None
