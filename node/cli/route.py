@@ -12,6 +12,10 @@ route_app = typer.Typer(help="Where prompts are answered.", no_args_is_help=True
 
 _COLUMNS = ("node", "cached", "ahead", "slot", "reading", "late", "wait s", "told s ago", "")
 
+_WHOM_TO_ASK = (
+    "ask a node that serves it and has loaded it: --home its home or, in a local network, --node model-01"
+)
+
 
 @route_app.command("explain")
 def explain(
@@ -25,7 +29,8 @@ def explain(
 ) -> None:
     """Show where a model node would have a prompt answered now: predicted waits, who was asked, the choice."""
     from node.cli.conversation import first_model, turns
-    from node.cli.daemon import find_daemon
+    from node.cli.daemon import RefusedError, find_daemon
+    from node.errors import NodeError
     from node.home import Home
     from node.testbed import LocalNetworkError, require_record
 
@@ -37,7 +42,12 @@ def explain(
         where = Path(found.home)
     daemon = find_daemon(where)
     body = {"model": model or first_model(daemon), "messages": turns(system, prompt)}
-    report = daemon.post("/api/v1/route", body)
+    try:
+        report = daemon.post("/api/v1/route", body)
+    except RefusedError as error:
+        if error.code != "model_not_found":
+            raise
+        raise NodeError(str(error), _WHOM_TO_ASK) from None
     if as_json:
         print_json(report)
         return

@@ -11,8 +11,8 @@ The entry node estimates every member's wait (`cost.py`) from what it was told, 
 The member that a prompt is handed to may hand it on once, where another would answer sooner by more than what another
 journey costs and an old view errs by: 1.2 times and .1 s. Two entry nodes that asked at once will have chosen the same
 member, and the second prompt finds the first one there. What the others answered, a journey ago, comes with the
-prompt; that is what it is held against, since the receiver's own view is older. Where nobody was asked a node keeps what
-it is handed: else a member that claims much would be believed twice.
+prompt; that is what it is held against, since the receiver's own view is older. Where nobody was asked a node keeps
+what it is handed: else a member that claims much would be believed twice.
 
 Reputation weighs: a member's wait is divided by its weight, 0 excludes it.
 """

@@ -140,3 +140,4 @@ def test_a_node_without_the_model_says_whom_to_ask(network):
     failed = network.clove("route", "explain", "Why?", check=False)
     assert failed.returncode != 0
     assert "does not serve" in failed.stderr
+    assert "--node model-01" in failed.stderr
