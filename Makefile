@@ -11,7 +11,7 @@ help:
 	@echo "make demo    bring up a local network, ask a question, see what happened"
 	@echo "make test    set up and run all tests"
 	@echo "make test-more  the tests that take longer or need Node.js"
-	@echo "make test-kills  ten answers and a hundred, each of whose model nodes is killed"
+	@echo "make test-kills  a hundred answers, each of whose model nodes is killed"
 	@echo "make check   format, lint, types, architecture, unit tests"
 	@echo "make bench-NAME   one benchmark of benchmarks/ (for example bench-dispersal)"
 

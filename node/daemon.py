@@ -413,7 +413,7 @@ class Daemon:
                 return
 
     def _is_answering(self) -> bool:
-        return bool(self._service.under_way or (self._models is not None and self._models.is_answering))
+        return bool(self._service.under_way or (self._models is not None and self._models.answering))
 
     async def _drain(self) -> None:
         self._service.is_draining = True

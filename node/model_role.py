@@ -85,6 +85,7 @@ class ModelRole:
             )
         intake = Intake(key.node_id, network)
         self._models = ModelService(switch, intake, self._answer, unix_time=unix_time, metrics=metrics)
+        metrics.serving.set_function(lambda: self.answering)
 
     def offers(self) -> tuple[ModelOffer, ...]:
         """What the engine serves at this moment."""
@@ -94,9 +95,9 @@ class ModelRole:
         )
 
     @property
-    def is_answering(self) -> bool:
-        """Whether prompts are being answered."""
-        return bool(self._models.running or (self.groups is not None and self.groups.hands.answering))
+    def answering(self) -> int:
+        """Answers under way: those whose paths end here, and those for other members."""
+        return self._models.running + (0 if self.groups is None else self.groups.hands.answering)
 
     def drain(self) -> None:
         """Take no new prompts."""

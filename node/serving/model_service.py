@@ -75,7 +75,6 @@ class ModelService:
         self._by_token: dict[bytes, _Answer] = {}
         self._nursery: trio.Nursery | None = None
         self.is_draining = False
-        metrics.serving.set_function(lambda: self.running)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer prompts until cancelled."""

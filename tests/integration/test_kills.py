@@ -108,21 +108,23 @@ def is_loading(report):
 
 @pytest.mark.parametrize(
     "rounds",
-    [2, pytest.param(10, marks=pytest.mark.hundred), pytest.param(100, marks=pytest.mark.hundred)],
+    [2, pytest.param(10, marks=pytest.mark.soak), pytest.param(100, marks=pytest.mark.hundred)],
 )
 def test_every_answer_survives_the_death_of_its_model_node(network, rounds):
-    undisturbed, end = stream(network, lambda: None, max_tokens=96)
+    # Long enough that the node still answers when the command that kills it has started, a second or more later.
+    length = {"max_tokens": 240, "min_tokens": 240}
+    undisturbed, end = stream(network, lambda: None, **length)
     ids, given = output_ids(network)
-    assert (end, given, len(ids) > 40) == ("[DONE]", 0, True)
+    assert (end, given, len(ids)) == ("[DONE]", 0, 240)
     draw = random.Random(rounds)
     taken_over, outcomes = 0, []
     for _ in range(rounds):
-        at_piece, killed = draw.randrange(60), []
+        at_piece, killed = draw.randrange(100), []
 
         def kill():
             killed.append(network.clove("testbed", "kill", "serving").stderr.split()[3])  # noqa: B023
 
-        text, end = stream(network, kill, at_piece=at_piece, max_tokens=96)
+        text, end = stream(network, kill, at_piece=at_piece, **length)
         again, given = output_ids(network)
         outcomes.append((text == undisturbed, end, again == ids, at_piece, given, killed))
         taken_over += given > 0
@@ -145,7 +147,7 @@ def test_a_client_that_goes_away_frees_the_model_node(network):
         lines = reply.iter_lines()  # kept: httpx closes the reply with the iterator
         while "content" not in next(lines):
             pass
-        assert serving(network) == 1
+        assert serving(network) in (1, 2)  # where it came in and, if it was handed over, where it is answered
     deadline = time.monotonic() + 10  # noqa: TID251 -- other processes' time
     while serving(network) and time.monotonic() < deadline:  # noqa: TID251
         pass
