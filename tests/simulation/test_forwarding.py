@@ -6,6 +6,7 @@ import trio
 from overlay.wire.handover import PromptPart
 from tests.support.group_engine import GroupEngine
 from tests.support.members import (
+    GOSSIP_S,
     Meddler,
     author_of,
     group_network,
@@ -70,7 +71,7 @@ async def test_a_public_prefix_draws_a_prompt_to_its_holder_unless_that_one_is_l
         if is_loaded:
             engines[1].gate.set(**BUSY)
         await until_told(net, by="m1")
-        await trio.sleep(3.0)
+        await trio.sleep(GOSSIP_S)
         told = await net.ask(prompt, cache="public")
         assert_whole(told, prompt)
         assert author_of(told) == net["m0" if is_loaded else "m1"].node_id

@@ -9,7 +9,9 @@ from structlog.testing import capture_logs
 from node.serving.forwarder import PATIENCE_RATIO, PATIENCE_S
 from overlay.wire.handover import HandEnded, PromptPart, WaitTold
 from tests.support.group_engine import GroupEngine
+from tests.support.liars import LIES
 from tests.support.members import (
+    GOSSIP_S,
     Meddler,
     author_of,
     group_network,
@@ -53,22 +55,6 @@ def an_honest_engine():
     return GroupEngine(first_s=HONEST_S)
 
 
-async def claim_every_prefix(net, engine):
-    for number in range(PROMPTS):
-        engine.cache.tell(await public_chain(net[LIAR], a_long_prompt(number)))
-
-
-async def claim_no_load(net, engine):
-    engine.gate.set(attended_s=0.0, prefill_token_s=2.0**-14)
-
-
-async def claim_absurd_speed(net, engine):
-    engine.gate.set(attended_s=0.0, prefill_token_s=2.0**-30)
-
-
-LIES = [claim_every_prefix, claim_no_load, claim_absurd_speed]
-
-
 async def ask_timed(net, number, waits):
     """Ask one prompt and note how long its first token took."""
     prompt, asked_at, first_at = a_long_prompt(number), trio.current_time(), []
@@ -88,9 +74,9 @@ async def waits_of(lie, ask_all) -> Waits:
     waits = Waits()
     async with group_network(*engines) as net:
         if lie is not None:
-            await lie(net, engines[2])
+            await lie(net[LIAR], engines[2], [a_long_prompt(number) for number in range(PROMPTS)])
             await until_told(net, by=LIAR)
-            await trio.sleep(3.0)
+            await trio.sleep(GOSSIP_S)
         with capture_logs() as logs:
             await ask_all(net, waits)
         if lie is not None:

@@ -28,13 +28,14 @@ from overlay.wire.records import pack_record
 from tests.fuzz.fuzz_handover import HANDED
 from tests.support.entropy import fixed_entropy
 from tests.support.group_engine import GroupEngine
+from tests.support.liars import LIES, claim_absurd_speed
 from tests.support.members import (
+    GOSSIP_S,
     Meddler,
     author_of,
     group_id_of,
     group_network,
     group_of,
-    public_chain,
     until,
     until_told,
 )
@@ -64,26 +65,13 @@ def busy_engine():
     return engine
 
 
-async def claim_every_prefix(net, engine):
-    for number in range(PROMPTS):
-        engine.cache.tell(await public_chain(net[LIAR], long_prompt(number)))
-
-
-async def claim_no_load(net, engine):
-    engine.gate.set(attended_s=0.0, prefill_token_s=2.0**-14)
-
-
-async def claim_absurd_speed(net, engine):
-    engine.gate.set(attended_s=0.0, prefill_token_s=2.0**-30)
-
-
-@pytest.mark.parametrize("lie", [claim_every_prefix, claim_no_load, claim_absurd_speed])
+@pytest.mark.parametrize("lie", LIES)
 async def test_who_promises_much_and_keeps_little_is_asked_less_and_named_once(autojump_clock, lie):
     engines = [honest_engine(100), GroupEngine(first_s=8.0), honest_engine()]
     async with group_network(*engines) as net:
-        await lie(net, engines[1])
+        await lie(net[LIAR], engines[1], [long_prompt(number) for number in range(PROMPTS)])
         await until_told(net, by=LIAR)
-        await trio.sleep(3.0)
+        await trio.sleep(GOSSIP_S)
         with capture_logs() as logs:
             authors = Counter()
             for number in range(PROMPTS):
@@ -101,7 +89,7 @@ async def test_who_promises_much_and_keeps_little_is_asked_less_and_named_once(a
 async def test_a_member_that_refuses_all_that_its_words_draw_is_asked_less(autojump_clock):
     engines = [honest_engine(100), GroupEngine(slots=0), honest_engine()]
     async with group_network(*engines) as net:
-        await claim_absurd_speed(net, engines[1])
+        await claim_absurd_speed(net[LIAR], engines[1], [])
         tap = Meddler(net[LIAR], lambda _peer, _message: False)
         await until_told(net, by=LIAR)
         for number in range(PROMPTS):

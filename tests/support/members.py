@@ -18,6 +18,8 @@ from tests.support.scripted_engine import CARD
 from verify.receipt import decode_receipt
 
 LOOK_S = 0.05
+GOSSIP_S = 3.0
+"""Virtual time in which all that a member has told is with every other one."""
 
 
 @asynccontextmanager
