@@ -4,8 +4,10 @@ import pytest
 import trio
 
 from node.engine.errors import EngineCrashedError
+from node.serving.answer_writer import AnswerWriter
 from overlay.errors import AnswerError
 from overlay.protocol import answer_sender
+from overlay.wire.answer import AnswerAccepted, AnswerFinished, ReceiptIssued, TokensGenerated
 from tests.support.network import a_prompt, answer_to, network
 from tests.support.scripted_engine import ScriptedEngine
 from verify.receipt import decode_receipt
@@ -129,3 +131,28 @@ async def test_nodes_that_fail_without_a_token_are_not_asked_for_ever(autojump_c
             await net.ask(a_prompt(tokens=60))
         assert caught.value.code == "engine_down"
         assert sum(len(engine.started) for engine in engines) <= 4 * 3  # attempts, and tries of each
+
+
+async def test_a_node_that_fails_before_its_receipt_costs_the_receipt_of_another(autojump_clock, monkeypatch):
+    engines = [ScriptedEngine(), ScriptedEngine()]
+    async with network(engines=engines) as net:
+        await only_the_first_at_first(net)
+        sign, calls = AnswerWriter._sign, []
+
+        def dies_the_first_time(self, *details):
+            calls.append(details)
+            if len(calls) == 1:
+                raise EngineCrashedError("it was killed")
+            return sign(self, *details)
+
+        monkeypatch.setattr(AnswerWriter, "_sign", dies_the_first_time)
+        prompt = a_prompt(tokens=20)
+        async with net.client.complete(prompt) as completion:
+            events = [event async for event in completion]
+        assert sum(isinstance(event, AnswerFinished) for event in events) == 1
+        assert sum(isinstance(event, AnswerAccepted) for event in events) == 1
+        assert "".join(event.text for event in events if isinstance(event, TokensGenerated)) == answer_to(
+            prompt
+        )
+        (issued,) = [event for event in events if isinstance(event, ReceiptIssued)]
+        assert decode_receipt(issued.receipt).check().given == 20

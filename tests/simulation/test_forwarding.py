@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from overlay.routing.promises import _Record
 from overlay.wire.handover import PromptPart
 from tests.support.group_engine import GroupEngine
 from tests.support.members import (
@@ -10,6 +11,7 @@ from tests.support.members import (
     Meddler,
     author_of,
     group_network,
+    group_of,
     public_chain,
     until,
     until_told,
@@ -135,6 +137,9 @@ async def test_a_draining_member_is_passed_over(autojump_clock):
         assert author_of(told) == net["m2"].node_id
         assert engines[1].started == []
         assert trio.current_time() - started < 40 * 0.03 + 1.0
+        groups, group, peer = net["m1"].groups, group_of(net["m1"]).id, net["m0"].node_id
+        assert groups.tell_wait(peer, group, ()) is None  # it is not even asked in vain
+        assert not groups.is_member(peer, group)
 
 
 async def test_when_the_client_leaves_the_members_engine_is_freed(autojump_clock):
@@ -151,9 +156,14 @@ async def test_when_the_client_leaves_the_members_engine_is_freed(autojump_clock
 async def test_when_the_client_leaves_before_the_first_token_the_members_engine_is_freed(autojump_clock):
     engines = [busy_engine(), GroupEngine(first_s=3.0)]
     async with group_network(*engines) as net:
+        # What is known of the member stays as it is: nobody knows how long the first token would have taken.
+        late = group_of(net["m0"]).promises._records
+        late[net["m1"].node_id] = _Record(1.0, trio.current_time())
         async with net.client.complete(a_prompt()):
             await until(lambda: engines[1].generating)
+            await trio.sleep(2.5)
         await until(lambda: not engines[1].generating, 2.0)
+        assert 0.9 < group_of(net["m0"]).promises.late_s(net["m1"].node_id, trio.current_time()) < 1.0
 
 
 async def test_when_the_entry_dies_the_members_engine_is_freed(autojump_clock):
