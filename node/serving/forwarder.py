@@ -132,6 +132,9 @@ class Forwarder:
         if group is None or measured is None:
             await self._here(task, emit, Reason.ALONE.value)
             return
+        if measured.tokens >= group.card.context_tokens:
+            await self._here(task, emit, "too long")  # for every member alike; the engine says by how much
+            return
         tried: frozenset[NodeId] = frozenset()
         while len(tried) < MAX_TRIES:
             plan = await self.plan(group, measured, tried)

@@ -33,6 +33,11 @@ class Wait:
     late_s: float = 0.0
 
     @property
+    def is_queued(self) -> bool:
+        """Something lies ahead of the prompt."""
+        return self.ahead_s + self.slot_s > 0
+
+    @property
     def total_s(self) -> float:
         """Until the first token."""
         return self.ahead_s + self.slot_s + self.reading_s + self.late_s

@@ -6,7 +6,8 @@ The entry node estimates every member's wait (`cost.py`) from what it was told, 
   others would be slower than twice its wait even if they were idle;
 - *probe* a few: the best by the old view, and one at random, so that a member whom the view wrongs comes to be seen.
   Of those who answer, the best by what they answered is committed to (late binding);
-- *refuse*, with the seconds after which to come again, where the best of all would wait too long.
+- *refuse*, with the seconds after which to come again, where the best of all would wait too long. A prompt with nothing
+  ahead of it is never refused for its own length, as in the engine: to come again would make it no shorter.
 
 The member that a prompt is handed to may hand it on once, where another would answer sooner by more than what another
 journey costs and an old view errs by: 1.2 times and .1 s. Two entry nodes that asked at once will have chosen the same
@@ -158,8 +159,10 @@ def commit_to_answer(answers: Sequence[Estimate], probe: Probe, *, max_wait_s: f
 def _commit(
     estimate: Estimate, reason: Reason, max_wait_s: float, others: tuple[Estimate, ...] = ()
 ) -> Commit | Refuse:
-    wait_s = estimate.wait.total_s
-    return Commit(estimate, reason, others) if wait_s <= max_wait_s else Refuse(wait_s)
+    wait = estimate.wait
+    if wait.is_queued and wait.total_s > max_wait_s:
+        return Refuse(wait.total_s)
+    return Commit(estimate, reason, others)
 
 
 def find_better(here: Estimate, others: Iterable[Estimate], *, hops_left: int) -> Estimate | None:

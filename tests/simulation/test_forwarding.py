@@ -17,6 +17,7 @@ from tests.support.members import (
     until_told,
 )
 from tests.support.network import a_prompt, answer_to
+from tests.support.scripted_engine import CARD
 from verify.receipt import decode_receipt
 
 LONG = " ".join(f"word{number}" for number in range(4001))
@@ -140,6 +141,16 @@ async def test_a_draining_member_is_passed_over(autojump_clock):
         groups, group, peer = net["m1"].groups, group_of(net["m1"]).id, net["m0"].node_id
         assert groups.tell_wait(peer, group, ()) is None  # it is not even asked in vain
         assert not groups.is_member(peer, group)
+
+
+async def test_a_prompt_over_the_context_is_nobody_elses_business(autojump_clock):
+    engines = [busy_engine(), GroupEngine()]
+    async with group_network(*engines) as net:
+        await net.ask(a_prompt(" ".join(f"word{number}" for number in range(CARD.context_tokens))))
+        assert (
+            len(engines[0].started) == 1
+        )  # a real engine would refuse it here, and say by how much it is too long
+        assert engines[1].started == []
 
 
 async def test_when_the_client_leaves_the_members_engine_is_freed(autojump_clock):

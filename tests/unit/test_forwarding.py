@@ -123,6 +123,16 @@ def test_a_prompt_that_would_wait_too_long_is_refused_with_the_time(age_s, other
     assert decision == Refuse(40.0)
 
 
+@pytest.mark.parametrize("age_s", [0.05, 2.0])
+def test_a_long_prompt_with_nothing_ahead_of_it_is_never_refused(age_s):
+    idle = [estimate(member, 40.0, age_s=age_s, reading_s=40.0) for member in (A, B)]
+    decision = choose(idle)
+    if isinstance(decision, Probe):
+        decision = commit_to_answer(idle, decision, max_wait_s=30.0)
+    assert isinstance(decision, Commit)
+    assert choose([estimate(A, 41.0, reading_s=40.0)]) == Refuse(41.0)
+
+
 def test_it_is_handed_on_only_for_a_clear_gain_and_only_so_often():
     here = estimate(A, 1.0)
     assert find_better(here, [estimate(B, 0.74)], hops_left=1) == estimate(B, 0.74)
