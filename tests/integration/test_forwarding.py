@@ -98,7 +98,9 @@ def busy(network, node):
         stream.start()
     try:
         # In seconds, as forwarders count: how many tokens that is depends on the machine.
-        until(lambda: metric(network, node, "clove_engine_predicted_wait_seconds") > 4, "the node is not busy")
+        until(
+            lambda: metric(network, node, "clove_engine_predicted_wait_seconds") > 4, "the node is not busy"
+        )
         yield
     finally:
         done.set()
