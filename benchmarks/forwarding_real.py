@@ -13,9 +13,9 @@ is entry for each fourth prompt, so its view of the three others is old. The rul
 Printed for every run: `share`, the CPU time that the engines took while they had work (about .40; clearly less says
 that the machine was busy otherwise, and the figures mean little), and `busy`, the part of the time with work.
 
-*Prompts* are short, so that there are enough of them: a system message that lists a set of tools, drawn by Zipf's law
-(1.1) from SETS of them, then part of a query, some 230 tokens at most; cache "public". `--queries` takes ToolBench's
-(lines of {"query", "tools"}), else they are made up. Answers are 16 tokens, temperature 0. Every rule gets the same
+*Prompts*: a system message that lists a set of tools, drawn by Zipf's law (1.1) from SETS of them, then part of a
+query, 512 tokens at most; cache "public". `--queries` takes ToolBench's (lines of {"query", "tools"}), else they are
+made up. Answers are 16 tokens, temperature 0. Every rule gets the same
 prompts at the same gaps, a Poisson process that does not wait for answers; times count from when a prompt was due.
 
 *Caches* are empty for every rule: a salt of its own stands before each prompt, so that nothing that is cached is of
@@ -58,14 +58,14 @@ from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
-RATES = (0.75, 0.95, 1.15)
+RATES = (0.6, 0.8, 1.0)
 """Prompts a second of all four."""
-REQUESTS = 36
+REQUESTS = 40
 """Prompts of an arm at one rate."""
-WARM_UP, RAMP = 16, 4
-"""Prompts that are not counted: before an arm's first rate, while its caches fill; and at the start of the others."""
+WARM_UP, RAMP = 30, 4
+"""Prompts that are not counted: before an arm's first rate, while its caches fill; and at the start of each."""
 SETS = 40
-CACHE_BYTES = 2560 * 46_080
+CACHE_BYTES = 6144 * 46_080
 """Tokens, times what keys and values of one take in this model."""
 ANSWER_TOKENS, MOST_PROMPT_TOKENS = 16, 512
 SEED = 1
@@ -146,13 +146,10 @@ async def measure(options: argparse.Namespace, folder: Path) -> Results:
 async def play_rates(
     nodes: Sequence[ModelNode], asks: Sequence[Ask], options: argparse.Namespace, salt: str
 ) -> AsyncGenerator[tuple[float, dict[str, object]], None]:
-    """One rate after another, the first one with a warm-up; between them all prompts are answered."""
-    start = 0
-    for rate in options.rates:
-        skipped = RAMP if start else WARM_UP
-        end = start + options.requests + (0 if start else WARM_UP)
-        yield rate, await play(nodes, asks[start:end], rate, salt, skipped)
-        start = end
+    """The warm-up, then one rate after another; before each all prompts are answered."""
+    await play(nodes, asks[:WARM_UP], options.rates[0], salt, 0)
+    for start, rate in zip(range(WARM_UP, len(asks), options.requests), options.rates, strict=True):
+        yield rate, await play(nodes, asks[start : start + options.requests], rate, salt, RAMP)
 
 
 def load_sets(queries: Path | None, tokenizer: PromptTokenizer) -> tuple[list[ToolSet], Count]:

@@ -87,6 +87,7 @@ class Node:
                 decoding=running,
                 free_slots=SLOTS - running,
                 answer_s=min(self.answers, default=now) - now,
+                decoding_s=max(self.answers, default=now) - now,
             ),
         )
 

@@ -14,6 +14,8 @@ from overlay.wire.group import Load, Speed
 
 BLOCK_TOKENS = 512
 CHUNK = 512
+LONG_S = 3600.0
+"""Of answers here nobody knows how long they will go on."""
 SLOTS = 64
 CACHE_BLOCKS = 1500
 LATENCIES = 8
@@ -98,7 +100,13 @@ class Node:
         queued = sum(job.unread for job in self.queue)
         free = SLOTS - len(self.running) - len(self.queue)
         ends = min((job.output for job in self.running), default=0) * self._decode_s()
-        return Load(queued_tokens=queued, decoding=len(self.running), free_slots=max(free, 0), answer_s=ends)
+        return Load(
+            queued_tokens=queued,
+            decoding=len(self.running),
+            free_slots=max(free, 0),
+            answer_s=ends,
+            decoding_s=LONG_S if self.running else 0.0,
+        )
 
     def speed(self) -> Speed:
         """What it has measured."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ZIPF = 1.1
-LIST_TOKENS, QUERY_TOKENS = 176, 28
-"""Short enough that a run on two cores sees enough prompts; with the template's tokens and a salt, about 230."""
+LIST_TOKENS, QUERY_TOKENS = 416, 40
+"""With the template's tokens and a salt, under 512."""
 _HEADER = "You may call these tools. Answer with the calls that the request needs."
 _MOST_DESCRIPTION = 400
 _WORDS = (

@@ -62,7 +62,7 @@ REPORTS = {
             mixed_tokens=24,
             chunk_tokens=512,
         ),
-        Load(queued_tokens=0, decoding=0, free_slots=16, answer_s=0.0),
+        Load(queued_tokens=0, decoding=0, free_slots=16, answer_s=0.0, decoding_s=0.0),
     ),
     "as slow and busy as can be": LoadReport(
         ALICE.node_id,
@@ -75,7 +75,7 @@ REPORTS = {
             mixed_tokens=1,
             chunk_tokens=1 << 20,
         ),
-        Load(queued_tokens=1 << 24, decoding=4096, free_slots=0, answer_s=86_400.0),
+        Load(queued_tokens=1 << 24, decoding=4096, free_slots=0, answer_s=86_400.0, decoding_s=86_400.0),
     ),
 }
 

@@ -63,7 +63,10 @@ class Admission:
         reading = sum(bool(job.unread) for job in running)
         decoding, predict = len(running) - reading, self._step_time.predict
         chunk = self._limits.prefill_tokens
-        context = sum(job.context for job in running if not job.unread)
+        answers = [job for job in running if not job.unread]
+        context = sum(job.context for job in answers)
+        decode_step_s = predict(StepWork(max(decoding, 1), 0, context))
+        mixed = self._limits.mixed_prefill_tokens
         usual = self._lengths.expect(0, self._blocks.count * BLOCK_TOKENS)
         probe = Job(1, 0, usual)
         ahead = self._forecast([*waiting, probe])
@@ -75,11 +78,13 @@ class Admission:
             decoding=decoding,
             queued_tokens=sum(job.unread for job in (*running, *waiting)),
             prefill_token_s=predict(StepWork(0, chunk, chunk * chunk / 2)) / chunk,
-            decode_step_s=predict(StepWork(max(decoding, 1), 0, context)),
+            decode_step_s=decode_step_s,
             attended_s=(predict(StepWork(0, chunk, chunk * chunk)) - predict(StepWork(0, chunk, 0.0)))
             / chunk**2,
             chunk_tokens=chunk,
-            mixed_tokens=self._limits.mixed_prefill_tokens,
+            mixed_tokens=mixed,
+            mixed_step_s=predict(StepWork(max(decoding, 1), mixed, context + mixed * mixed / 2)),
+            decoding_s=max((job.output for job in answers), default=0) * decode_step_s,
             free_slots=max(0, self._limits.sequences - len(running) - len(waiting)),
             wait_s=0.0 if self._scheduler.is_idle else ahead.first_token_s,
             answer_s=ahead.end_s,

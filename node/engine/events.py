@@ -116,9 +116,10 @@ class EngineLoad:
     """How busy a model is, and how fast: what a router or an operator wants to know of it.
 
     waiting, reading, decoding: requests by what becomes of them now. queued_tokens: prompt tokens that are still to be
-    computed, cached ones not counted. prefill_token_s, decode_step_s: seconds of a prompt token and of a step of the
-    present answers, as measured here; attended_s: of a token looking at one position. chunk_tokens, mixed_tokens:
-    prompt tokens read in a step, without and with answers beside them. free_slots: answers that could begin at once.
+    computed, cached ones not counted. prefill_token_s, decode_step_s: seconds of a prompt token in a long chunk and of
+    a step of the present answers, as measured here; attended_s: of a token looking at one position. chunk_tokens,
+    mixed_tokens: prompt tokens read in a step, without and with answers beside them; mixed_step_s: of a step of the
+    latter kind. decoding_s: until the present answers are over. free_slots: answers that could begin at once.
     wait_s: until a prompt of one token would have its first; 0 on an idle model.
     answer_s: until its answer, if of usual length, would be whole.
     """
@@ -134,6 +135,8 @@ class EngineLoad:
     attended_s: float
     chunk_tokens: int
     mixed_tokens: int
+    mixed_step_s: float
+    decoding_s: float
     free_slots: int
     wait_s: float
     answer_s: float

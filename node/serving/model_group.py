@@ -132,12 +132,13 @@ class ModelGroup:
         if engine is None:
             return None
         ahead_s = engine.queued_tokens * engine.prefill_token_s
+        beside_s = engine.mixed_step_s - engine.mixed_tokens * engine.prefill_token_s
         slot_s = 0.0 if engine.free_slots else max(0.0, engine.wait_s - ahead_s)
         return (
             Speed(
                 prefill_token_s=min(max(engine.prefill_token_s, MIN_PREFILL_TOKEN_S), MAX_PREFILL_TOKEN_S),
                 attended_s=min(engine.attended_s, MAX_ATTENDED_S),
-                decode_step_s=min(engine.decode_step_s, MAX_DECODE_STEP_S),
+                decode_step_s=min(max(beside_s, 0.0), MAX_DECODE_STEP_S),
                 mixed_tokens=engine.mixed_tokens,
                 chunk_tokens=engine.chunk_tokens,
             ),
@@ -146,6 +147,7 @@ class ModelGroup:
                 decoding=min(engine.decoding, MAX_RUNNING_ANSWERS),
                 free_slots=min(engine.free_slots, MAX_RUNNING_ANSWERS),
                 answer_s=min(slot_s, MAX_ANSWER_WAIT_S),
+                decoding_s=min(engine.decoding_s, MAX_ANSWER_WAIT_S),
             ),
         )
 

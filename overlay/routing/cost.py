@@ -3,7 +3,8 @@
     wait = ahead + reading
 
 *ahead*: what the member has to read before it can begin, at its own measured speed. *reading*: the prompt's uncached
-tokens, what they attend to, and a step of the running answers for every chunk, since answers go on between chunks.
+tokens and what they attend to. While answers run, chunks are short and take turns with them; what is left when they are
+over is read in long ones.
 Cached tokens are seconds saved, never a yes or no: a system prompt that everybody holds speaks for nobody.
 
 The view is old. `Sent` is what this node has sent to a member since it last told of itself, which its load does not
@@ -49,15 +50,18 @@ def predict_wait(speed: Speed, load: Load, sent: Sent, *, tokens: int, cached: i
     The last token is computed whatever is cached: its logits are what the answer begins with.
     """
     uncached = max(1, tokens - cached)
-    ahead = (load.queued_tokens + sent.tokens) * _token_s(speed, load)
+    queued = load.queued_tokens + sent.tokens
+    ahead = _read_s(speed, load, queued)
     attended = uncached * (tokens - uncached / 2)
-    reading = uncached * _token_s(speed, load) + attended * speed.attended_s
+    reading = _read_s(speed, load, queued + uncached) - ahead + attended * speed.attended_s
     is_full = load.free_slots <= sent.prompts
     return Wait(ahead, load.answer_s if is_full else 0.0, reading)
 
 
-def _token_s(speed: Speed, load: Load) -> float:
-    """Seconds of a prompt token, the steps of running answers included that take turns with chunks."""
-    chunk = speed.mixed_tokens if load.decoding else speed.chunk_tokens
-    pressure = speed.decode_step_s / chunk if load.decoding else 0.0
-    return speed.prefill_token_s + pressure
+def _read_s(speed: Speed, load: Load, tokens: int) -> float:
+    """Seconds until so many prompt tokens are read, the steps included that running answers take meanwhile."""
+    beside = 0.0
+    if load.decoding:
+        token_s = speed.prefill_token_s + speed.decode_step_s / speed.mixed_tokens
+        beside = min(tokens, load.decoding_s / token_s) * (token_s - speed.prefill_token_s)
+    return tokens * speed.prefill_token_s + beside

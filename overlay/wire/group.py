@@ -75,8 +75,8 @@ class Speed:
     """What a member has measured of itself, in seconds.
 
     prefill_token_s: of one prompt token in a long chunk. attended_s: of one token attending to one position.
-    decode_step_s: of a step of its present answers. mixed_tokens: prompt tokens that it reads in a step while it
-    answers others. chunk_tokens: the same while it answers nobody.
+    mixed_tokens: prompt tokens that it reads in a step while it answers others; decode_step_s: what such a step takes
+    beyond as many tokens of a long chunk. chunk_tokens: the same while it answers nobody.
     """
 
     prefill_token_s: float
@@ -91,13 +91,14 @@ class Load:
     """How busy a member is.
 
     queued_tokens: uncached prompt tokens that it has yet to read. free_slots: answers that could begin at once.
-    answer_s: until the next of its answers is over, where no slot is free.
+    answer_s: until the next of its answers is over, where no slot is free. decoding_s: until the present ones all are.
     """
 
     queued_tokens: int
     decoding: int
     free_slots: int
     answer_s: float
+    decoding_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ MAX_SEQ = (1 << 32) - 3
 
 _INCARNATION_BYTES = 6
 _ENTRY = struct.Struct(f">B{NODE_ID_BYTES}s{_INCARNATION_BYTES}sIHH")
-_LOAD = struct.Struct(f">B{NODE_ID_BYTES}s{_INCARNATION_BYTES}sI3f3I2Hf")
+_LOAD = struct.Struct(f">B{NODE_ID_BYTES}s{_INCARNATION_BYTES}sI3f3I2H2f")
 
 MAX_ENTRY_BYTES = SIGNATURE_BYTES + _ENTRY.size + MAX_ENTRY_BLOCKS * BLOCK_HASH_BYTES
 LOAD_BYTES = SIGNATURE_BYTES + _LOAD.size
@@ -148,6 +148,7 @@ def _encode_load(report: LoadReport) -> bytes:
             load.decoding,
             load.free_slots,
             load.answer_s,
+            load.decoding_s,
         )
         _read_load(body)
     except (struct.error, OverflowError, DecodeError) as error:
@@ -157,7 +158,7 @@ def _encode_load(report: LoadReport) -> bytes:
 
 def _read_load(body: bytes) -> LoadReport:
     version, origin, incarnation, seq, *numbers = _LOAD.unpack(body)
-    prefill, attended, step, mixed, chunk, queued, decoding, free, answer = numbers
+    prefill, attended, step, mixed, chunk, queued, decoding, free, answer, decoding_s = numbers
     _check(version, FORMAT, FORMAT)
     _check(seq, 0, MAX_SEQ)
     _check_all((mixed, chunk), 1, MAX_CHUNK_TOKENS)
@@ -167,6 +168,7 @@ def _read_load(body: bytes) -> LoadReport:
     _check(attended, 0.0, MAX_ATTENDED_S)
     _check(step, 0.0, MAX_DECODE_STEP_S)
     _check(answer, 0.0, MAX_ANSWER_WAIT_S)
+    _check(decoding_s, 0.0, MAX_ANSWER_WAIT_S)
     return LoadReport(
         decode_node_id(origin),
         _read_incarnation(incarnation),
@@ -178,7 +180,9 @@ def _read_load(body: bytes) -> LoadReport:
             mixed_tokens=mixed,
             chunk_tokens=chunk,
         ),
-        Load(queued_tokens=queued, decoding=decoding, free_slots=free, answer_s=answer),
+        Load(
+            queued_tokens=queued, decoding=decoding, free_slots=free, answer_s=answer, decoding_s=decoding_s
+        ),
     )
 
 

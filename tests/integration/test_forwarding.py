@@ -69,31 +69,38 @@ def explain(network, node, question):
 
 @contextmanager
 def busy(network, node):
-    """Its owner gives a node long prompts to read until the context is left."""
+    """Its owner keeps a node busy: long prompts, and again when it has refused one as too many."""
     token = (network.home / "testbed" / "nodes" / node["name"] / "admin.token").read_text().strip()
-    streams = []
-
-    def read_one(number):
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": f"Number {number}. " + "cats rain iron bread " * 350}],
-            "max_tokens": 400,
-            "min_tokens": 400,
-            "stream": True,
-        }
-        url = node["api_url"] + "/v1/chat/completions"
-        headers = {"Authorization": f"Bearer {token}"}
-        with httpx.stream("POST", url, json=body, headers=headers, timeout=300, trust_env=False) as reply:
-            for _ in reply.iter_lines():
-                if done.is_set():
-                    return
-
+    url = node["api_url"] + "/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {token}"}
     done = threading.Event()
-    streams = [threading.Thread(target=read_one, args=(number,)) for number in range(12)]
+
+    def keep_reading(number):
+        for turn in range(LONG_S):
+            content = f"Number {number}, {turn}. " + "cats rain iron bread " * 350
+            body = {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": content}],
+                "max_tokens": 400,
+                "min_tokens": 400,
+                "stream": True,
+            }
+            with httpx.stream("POST", url, json=body, headers=headers, timeout=300, trust_env=False) as reply:
+                assert reply.status_code in (200, 429), reply.read()
+                for _ in reply.iter_lines():
+                    if done.is_set():
+                        return
+            if done.wait(float(reply.headers.get("retry-after", 0))):
+                return
+
+    streams = [threading.Thread(target=keep_reading, args=(number,)) for number in range(12)]
     for stream in streams:
         stream.start()
     try:
-        until(lambda: metric(network, node, "clove_engine_queued_tokens") > 4000, "the node is not busy")
+        # In seconds, as forwarders count: how many tokens that is depends on the machine.
+        until(
+            lambda: metric(network, node, "clove_engine_predicted_wait_seconds") > 4, "the node is not busy"
+        )
         yield
     finally:
         done.set()

@@ -12,7 +12,7 @@ GROUP = GroupId(b"a group of nodes")
 SPEED = Speed(
     prefill_token_s=2.0**-10, attended_s=2.0**-24, decode_step_s=2.0**-5, mixed_tokens=24, chunk_tokens=512
 )
-IDLE = Load(queued_tokens=0, decoding=0, free_slots=8, answer_s=0.0)
+IDLE = Load(queued_tokens=0, decoding=0, free_slots=8, answer_s=0.0, decoding_s=0.0)
 
 
 class Member:

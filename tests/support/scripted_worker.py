@@ -60,6 +60,8 @@ def load(wait_s):
         attended_s=1e-8,
         chunk_tokens=512,
         mixed_tokens=16,
+        mixed_step_s=0.0625,
+        decoding_s=0.0,
         free_slots=4,
         wait_s=wait_s,
         answer_s=wait_s,

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,17 +102,26 @@ def listening_ports(pid):
 
 @contextmanager
 def running_network(home, *, nodes=19, models=2, more=()):
-    """Bring a network up, and down again whatever happens. more: further words for `clove testbed up`."""
+    """Bring a network up, and down again whatever happens; that ends every process. more: of `clove testbed up`."""
     network = Network(home)
     size = ("--nodes", str(nodes), "--models", str(models))
     network.clove("testbed", "up", *size, "--timeout", "200", *more)
-    pids = [node["pid"] for node in network.nodes]
+    pids = {node["pid"] for node in network.nodes}
     try:
         yield network
     finally:
+        pids |= {node["pid"] for node in network.nodes}  # of those that were started again
         network.clove("testbed", "down", check=False)
-        for pid in pids:
-            try:
+        left = [pid for pid in pids if is_running(pid)]
+        for pid in left:
+            with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    assert not left, "down has left processes"
+
+
+def is_running(pid):
+    """Whether there is such a process that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -243,6 +243,8 @@ async def test_status_says_in_one_line_how_busy_a_model_is(tmp_path):
         attended_s=1e-8,
         chunk_tokens=512,
         mixed_tokens=16,
+        mixed_step_s=0.1,
+        decoding_s=3.0,
         free_slots=4,
         wait_s=1.24,
         answer_s=9.0,

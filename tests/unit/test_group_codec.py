@@ -58,6 +58,7 @@ loads = st.builds(
     decoding=st.integers(0, 4096),
     free_slots=st.integers(0, 4096),
     answer_s=seconds(0, 86_400),
+    decoding_s=seconds(0, 86_400),
 )
 reports = st.builds(
     LoadReport,
@@ -189,7 +190,7 @@ def test_an_entry_of_another_form_is_malformed():
 def test_lengths_are_those_of_the_specification():
     full = entry(stored=(), evicted=tuple(number.to_bytes(8, "big") for number in range(MAX_ENTRY_BLOCKS)))
     assert len(sign_log_entry(ALICE.sign, GROUP, full)) == MAX_ENTRY_BYTES == 111 + 8 * MAX_ENTRY_BLOCKS
-    assert len(sign_load(ALICE.sign, GROUP, report())) == LOAD_BYTES == 139
+    assert len(sign_load(ALICE.sign, GROUP, report())) == LOAD_BYTES == 143
 
 
 def test_groups_differ_by_network_model_and_arithmetic():

@@ -28,7 +28,9 @@ class NetworkMachine(RuleBasedStateMachine):
 
     @rule(name=names, queued=st.integers(0, 1 << 20))
     def tell_load(self, name, queued):
-        load = Load(queued_tokens=queued, decoding=0, free_slots=IDLE.free_slots, answer_s=0.0)
+        load = Load(
+            queued_tokens=queued, decoding=0, free_slots=IDLE.free_slots, answer_s=0.0, decoding_s=0.0
+        )
         self.group[name].machine.tell_load(SPEED, load)
         self.loads[name] = load
 

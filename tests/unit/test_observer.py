@@ -33,6 +33,8 @@ def test_an_engine_s_load_is_shown_under_the_alias_that_its_owner_chose():
         attended_s=1e-8,
         chunk_tokens=512,
         mixed_tokens=16,
+        mixed_step_s=0.1,
+        decoding_s=3.0,
         free_slots=4,
         wait_s=1.5,
         answer_s=9.0,

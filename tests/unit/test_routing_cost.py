@@ -10,8 +10,8 @@ from overlay.routing.cost import Sent, predict_wait
 from overlay.wire.group import Load, Speed
 
 SPEED = Speed(prefill_token_s=0.001, attended_s=1e-7, decode_step_s=0.03, mixed_tokens=24, chunk_tokens=512)
-IDLE = Load(queued_tokens=0, decoding=0, free_slots=16, answer_s=0.0)
-BUSY = Load(queued_tokens=1000, decoding=8, free_slots=8, answer_s=2.0)
+IDLE = Load(queued_tokens=0, decoding=0, free_slots=16, answer_s=0.0, decoding_s=0.0)
+BUSY = Load(queued_tokens=1000, decoding=8, free_slots=8, answer_s=2.0, decoding_s=9.0)
 
 
 NOTHING = Sent()
@@ -38,21 +38,28 @@ def test_the_last_token_is_computed_whatever_is_cached():
 
 
 def test_running_answers_take_a_step_for_every_chunk():
-    answering = Load(queued_tokens=0, decoding=8, free_slots=8, answer_s=0.0)
+    answering = Load(queued_tokens=0, decoding=8, free_slots=8, answer_s=0.0, decoding_s=9.0)
     more = wait(answering, tokens=240).reading_s - wait(tokens=240).reading_s
     assert more == pytest.approx(10 * 0.03)
 
 
 def test_what_was_sent_since_the_load_was_told_counts_as_queued():
-    told = Load(queued_tokens=300, decoding=0, free_slots=16, answer_s=0.0)
+    told = Load(queued_tokens=300, decoding=0, free_slots=16, answer_s=0.0, decoding_s=0.0)
     assert wait(IDLE, Sent(300, 1)) == wait(told)
 
 
 def test_without_a_free_slot_it_waits_for_an_answer_to_end():
-    full = Load(queued_tokens=0, decoding=16, free_slots=0, answer_s=2.0)
+    full = Load(queued_tokens=0, decoding=16, free_slots=0, answer_s=2.0, decoding_s=9.0)
     assert wait(full).slot_s == 2.0
     assert wait(BUSY, Sent(0, 8)).slot_s == 2.0
     assert wait(BUSY, Sent(0, 7)).slot_s == 0.0
+
+
+def test_what_is_left_when_the_answers_are_over_is_read_in_long_chunks():
+    answering = replace(
+        IDLE, decoding=8, decoding_s=0.27
+    )  # five steps of 24 tokens and 30 ms more than they take alone
+    assert wait(answering, tokens=500).reading_s == pytest.approx(wait(tokens=500).reading_s + 5 * 0.03)
 
 
 @given(
@@ -62,8 +69,10 @@ def test_without_a_free_slot_it_waits_for_an_answer_to_end():
     st.integers(0, 64),
 )
 def test_more_to_do_is_never_sooner(tokens, cached, queued, decoding):
-    load = Load(queued_tokens=queued, decoding=decoding, free_slots=1, answer_s=0.0)
-    heavier = Load(queued_tokens=queued + 1, decoding=decoding, free_slots=1, answer_s=0.0)
+    load = Load(queued_tokens=queued, decoding=decoding, free_slots=1, answer_s=0.0, decoding_s=decoding)
+    heavier = Load(
+        queued_tokens=queued + 1, decoding=decoding, free_slots=1, answer_s=0.0, decoding_s=decoding
+    )
     found = wait(load, tokens=tokens, cached=cached).total_s
     assert 0 < found < wait(heavier, tokens=tokens, cached=cached).total_s
     assert found <= wait(load, tokens=tokens + 1, cached=cached).total_s
@@ -71,6 +80,6 @@ def test_more_to_do_is_never_sooner(tokens, cached, queued, decoding):
 
 
 def test_the_steps_of_answers_weigh_less_where_chunks_are_longer():
-    answering = replace(IDLE, decoding=8, queued_tokens=1000)
+    answering = replace(IDLE, decoding=8, queued_tokens=1000, decoding_s=9.0)
     found = predict_wait(replace(SPEED, mixed_tokens=512), answering, Sent(), tokens=100, cached=0)
     assert found.total_s < wait(answering, tokens=100, cached=0).total_s
