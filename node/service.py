@@ -287,10 +287,7 @@ class NodeService:
             signer = decode_receipt(recorder.receipt).signer
         except DecodeError:
             return entry
-        found = self._switch.directory.find(signer)
-        offer = None if found is None else found.offer_of(recorder.offer.model_id)
-        is_alike = offer is not None and offer.numerics_class == recorder.offer.numerics_class
-        return signer if is_alike else entry
+        return signer if self._switch.directory.serves_alike(signer, recorder.offer) else entry
 
     def _keep(self, recorder: Recorder, blinding: bytes, completion: Completion | None) -> None:
         given = completion.given if completion is not None else 0

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from crypto.errors import AuthenticationError, DecodeError
 from crypto.identity import NodeId
+from overlay.wire.answer_terms import SamplerTerms
 from overlay.wire.prompt import ModelId, Prompt
 from verify.audit import FIXED_TABLE, Table, audit
 from verify.errors import ReplayRefusedError
 from verify.ports import Replay, Scorer
-from verify.receipt import Receipt, SamplerTerms, commit_prompt, decode_receipt
+from verify.receipt import Receipt, commit_prompt, decode_receipt
 from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
 from verify.verdict import Finding, Reason, Verdict
 

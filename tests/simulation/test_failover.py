@@ -65,13 +65,13 @@ async def test_a_malformed_event_in_the_middle_of_an_answer_costs_no_token(autoj
         good, events = answer_sender.frame_event, []
 
         def malformed_once(event):
-            events.append(event)
-            return b"\0\0\0\2\xff\xff" if len(events) == 30 else good(event)
+            events.extend([event] if isinstance(event, TokensGenerated) else [])
+            return b"\0\0\0\2\xff\xff" if len(events) == 29 else good(event)
 
         monkeypatch.setattr(answer_sender, "frame_event", malformed_once)
         prompt = a_prompt(tokens=60)
         told = await net.ask(prompt)
-        assert_whole(told, prompt, given=28)  # an event says that the prompt was accepted
+        assert_whole(told, prompt, given=28)
         assert [attempt.error and attempt.error.code for attempt in told.attempts] == [
             "answer_malformed",
             None,
