@@ -212,9 +212,7 @@ async def test_a_node_that_signs_what_it_did_not_send_is_given_up(autojump_clock
             await trio.lowlevel.checkpoint()
 
         monkeypatch.setattr(AnswerWriter, "_sign_so_far", falsely_once)
-        events, completion = await asked_in_parts(
-            net, a_prompt(tokens=60), lambda _: trio.lowlevel.checkpoint()
-        )
+        events, completion = await asked_in_parts(net, a_prompt(tokens=60), no_more)
         assert [attempt.error and attempt.error.code for attempt in completion.attempts] == [
             "answer_malformed",
             None,

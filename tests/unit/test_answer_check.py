@@ -385,8 +385,8 @@ async def test_wrong_tokens_after_the_last_checkpoint_are_not_held_against_who_s
 
 
 async def test_wrong_tokens_that_are_too_few_in_each_part_are_found_together():
-    parts = (make_part(3, make_checkpoint(3)), make_part(6, make_checkpoint(6, 3), node="carol"))
-    verdict = await check_parts(in_parts(*parts), wrong=(1, 4))
+    parts = (make_part(1, make_checkpoint(1)), make_part(6, make_checkpoint(6, 1), node="carol"))
+    verdict = await check_parts(in_parts(*parts), wrong=(0, 1))
     assert verdict.findings == {Finding.GIVEN}
     assert "2 of the first 6 tokens" in verdict.reasons[0].detail
 

@@ -93,7 +93,7 @@ def test_a_receipt_is_no_checkpoint_and_the_other_way_about():
 )
 def test_what_is_out_of_bounds_is_not_signed(changes):
     with pytest.raises(LocalProtocolError):
-        sign_checkpoint(ALICE, make_checkpoint(6, **changes))
+        sign_checkpoint(ALICE, replace(make_checkpoint(6), **changes))
 
 
 @given(token_ids, token_ids)
