@@ -36,7 +36,7 @@ from node.serving.answer_writer import AnswerWriter
 from node.serving.groups import Groups
 from node.store import Store, StoredAnswer
 from overlay.client.client import Client
-from overlay.client.completion import Completion
+from overlay.client.completion import Completion, EarlierPart
 from overlay.errors import AnswerError, NoRouteError
 from overlay.transport.switch import Switch
 from overlay.wire.answer import (
@@ -44,12 +44,14 @@ from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    CheckpointIssued,
     ReceiptIssued,
     TokensGenerated,
 )
 from overlay.wire.descriptor import ModelOffer
 from overlay.wire.prompt import SESSION_BYTES, Cache, Prompt, Task
 from verify.answer import AnswerRecord
+from verify.parts import KeptPart
 from verify.receipt import decode_receipt
 from verify.record_codec import encode_record
 
@@ -100,11 +102,11 @@ class Recorder:
                     self.finished = event
                 case ReceiptIssued(receipt):
                     self.receipt = receipt
-                case AnswerAccepted() | AnswerFailed():
+                case AnswerAccepted() | CheckpointIssued() | AnswerFailed():
                     pass
             yield event
 
-    def record(self, blinding: bytes, unix_time: float, given: int) -> AnswerRecord | None:
+    def record(self, blinding: bytes, unix_time: float, completion: Completion | None) -> AnswerRecord | None:
         """The record of a whole answer, None for one that ended early."""
         if self.finished is None or self.receipt is None:
             return None
@@ -117,7 +119,8 @@ class Recorder:
             numerics_class=self.offer.numerics_class,
             receipt=self.receipt,
             created_unix=int(unix_time),
-            given=given,
+            given=completion.given if completion is not None else 0,
+            parts=tuple(map(_kept_part, completion.parts)) if completion is not None else (),
         )
 
     def account(self, completion: Completion | None) -> AnswerAccount:
@@ -142,6 +145,13 @@ class Recorder:
             paths_replaced=sum(attempt.paths_replaced for attempt in attempts),
             nodes_failed=tuple(attempt.node_id.hex() for attempt in attempts[:-1]),
         )
+
+
+def _kept_part(part: EarlierPart) -> KeptPart:
+    signed = part.signed
+    if signed is None:
+        return KeptPart(part.entry, part.until, part.blinding, b"")
+    return KeptPart(signed.signer, part.until, part.blinding, signed.checkpoint)
 
 
 class NodeService:
@@ -287,14 +297,10 @@ class NodeService:
             signer = decode_receipt(recorder.receipt).signer
         except DecodeError:
             return entry
-        found = self._switch.directory.find(signer)
-        offer = None if found is None else found.offer_of(recorder.offer.model_id)
-        is_alike = offer is not None and offer.numerics_class == recorder.offer.numerics_class
-        return signer if is_alike else entry
+        return signer if self._switch.directory.serves_alike(signer, recorder.offer) else entry
 
     def _keep(self, recorder: Recorder, blinding: bytes, completion: Completion | None) -> None:
-        given = completion.given if completion is not None else 0
-        record = recorder.record(blinding, self._clock.unix_time(), given)
+        record = recorder.record(blinding, self._clock.unix_time(), completion)
         if record is None:
             return
         account = json.dumps(asdict(recorder.account(completion)))

@@ -5,18 +5,20 @@ the node's receipt, and the receipt against a fresh replay. All that is wrong is
 first thing. An answer of the class `upstream` can't be replayed: its receipt is held against the record alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from crypto.errors import AuthenticationError, DecodeError
 from crypto.identity import NodeId
+from overlay.wire.answer_terms import SamplerTerms
 from overlay.wire.prompt import ModelId, Prompt
 from verify.audit import FIXED_TABLE, Table, audit
 from verify.errors import ReplayRefusedError
+from verify.parts import Asked, KeptPart, divide
 from verify.ports import Replay, Scorer
-from verify.receipt import Receipt, SamplerTerms, commit_prompt, decode_receipt
+from verify.receipt import Receipt, commit_prompt, decode_receipt
 from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
-from verify.verdict import Finding, Reason, Verdict
+from verify.verdict import Finding, Part, Reason, Verdict
 
 _ENDINGS = {"eos": "stop", "stop": "stop", "length": "length"}
 _ENDING_WORDS = {
@@ -39,7 +41,7 @@ class AnswerRecord:
 
     node_id, model_id and numerics_class are what the chosen node's descriptor said when it was asked;
     blinding is the prompt's, 32 bytes; receipt is still encoded. given: how many of the answer's tokens came from
-    earlier nodes, which failed.
+    earlier nodes, which failed; parts: theirs, in order, as far as they are kept.
     """
 
     prompt: Prompt
@@ -51,6 +53,7 @@ class AnswerRecord:
     receipt: bytes
     created_unix: int
     given: int = 0
+    parts: tuple[KeptPart, ...] = ()
 
 
 async def check_answer(record: AnswerRecord, scorer: Scorer, table: Table = FIXED_TABLE) -> Verdict:
@@ -64,10 +67,22 @@ async def check_answer(record: AnswerRecord, scorer: Scorer, table: Table = FIXE
     try:
         replayed = await scorer.replay(prompt, receipt.output_ids)
     except ReplayRefusedError as error:
-        return Verdict((*claims, Reason(Finding.REPLAY, str(error))), None)
-    found = audit(receipt, replayed, table)
-    reasons = (*claims, *_differing_replay(record, receipt, replayed), *found.reasons)
-    return Verdict(reasons, found.figures, found.notes)
+        parts, faults = _divide(record, receipt, None)
+        return Verdict((*claims, *faults, Reason(Finding.REPLAY, str(error))), None, parts=parts)
+    parts, faults = _divide(record, receipt, replayed.prompt_ids)
+    found = audit(receipt, replayed, table, parts)
+    reasons = (*claims, *faults, *_differing_replay(record, receipt, replayed), *found.reasons)
+    return Verdict(reasons, found.figures, found.notes, parts=found.parts)
+
+
+def _divide(
+    record: AnswerRecord, receipt: Receipt, prompt_ids: Sequence[int] | None
+) -> tuple[tuple[Part, ...], tuple[Reason, ...]]:
+    """Who signed what, where more than one node did."""
+    if not record.parts and not receipt.given:
+        return (), ()
+    asked = Asked(record.prompt, record.model_id, record.numerics_class, record.parts)
+    return divide(asked, receipt, decode_receipt(record.receipt).signer, prompt_ids)
 
 
 def check_without_model(record: AnswerRecord) -> Verdict | None:

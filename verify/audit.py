@@ -11,17 +11,18 @@ Three tests, each with a bar for the pair (the node's numerics class, the audito
 - Log-prob gap. The mean difference of the claimed log-probabilities to the replayed ones.
 
 Where another node had begun the answer, the three are about the signer's own tokens; those it was given are held to the
-first test, apart. Nothing here runs a model: the replay comes in as values.
+first test, apart: those of each signer, those that nobody signed, and all together. Nothing here runs a model: the
+replay comes in as values.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from verify.fingerprint import distances
 from verify.ports import Replay
 from verify.receipt import Receipt, round_logprob
-from verify.verdict import Figures, Finding, Reason, Verdict
+from verify.verdict import Figures, Finding, Part, Reason, Verdict
 
 ALTERNATIVES = (0.02, 0.05, 0.2, 0.6)
 """q1_j: the rates of exceedances that the e-process bets on."""
@@ -61,8 +62,13 @@ FIXED_TABLE: Table = {
 rest on; those with torch-bf16 are guesses, marked as such."""
 
 
-def audit(receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE) -> Verdict:
-    """Holds a receipt's tokens, fingerprints and log-probabilities against a replay of them."""
+def audit(
+    receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE, parts: tuple[Part, ...] = ()
+) -> Verdict:
+    """Holds a receipt's tokens, fingerprints and log-probabilities against a replay of them.
+
+    parts: who signed which tokens, where several nodes did.
+    """
     count = len(receipt.output_ids)
     given = receipt.given
     if not len(replay.margins) == len(replay.logprobs) == len(replay.fingerprints) == count:
@@ -71,11 +77,16 @@ def audit(receipt: Receipt, replay: Replay, table: Table = FIXED_TABLE) -> Verdi
     bars = table.get(pair)
     if bars is None:
         detail = f"there are no bars for {pair[0]} audited by {pair[1]}"
-        return Verdict((Reason(Finding.NUMERICS, detail),), None)
+        return Verdict((Reason(Finding.NUMERICS, detail),), None, parts=parts)
     figures = _measure(receipt, replay, bars)
-    beginning = _reasons_in_beginning(replay.margins[:given], bars)
+    by_part = tuple(_reasons_in_parts(parts, replay.margins, bars))
+    beginning = by_part or _reasons_in_beginning(replay.margins[:given], bars)
     notes = () if bars.calibrated else (f"the bars for {pair[0]} audited by {pair[1]} are not calibrated",)
-    return Verdict((*beginning, *_reasons_in(figures)), figures, notes)
+    reasons = (*beginning, *_reasons_in(figures))
+    measured = tuple(
+        replace(part, exceedances=sum(_exceedances_of(part, replay.margins, bars))) for part in parts
+    )
+    return Verdict(reasons, figures, notes, parts=measured)
 
 
 def log10_e(exceedances: Iterable[bool], q0: float) -> float:
@@ -124,6 +135,22 @@ def _reasons_in_beginning(margins: Sequence[float], bars: Bars) -> tuple[Reason,
         return ()
     of_all = f"{sum(exceeds)} of the first {len(exceeds)} tokens, which an earlier node gave,"
     return (Reason(Finding.GIVEN, f"{of_all} are not the ones that model, sampler and nonce give"),)
+
+
+def _reasons_in_parts(parts: Iterable[Part], margins: Sequence[float], bars: Bars) -> Iterator[Reason]:
+    """Which parts of earlier nodes are wrong by themselves. Who signed one is convicted by its checkpoint."""
+    for part in parts:
+        exceeds = _exceedances_of(part, margins, bars)
+        if part.signed_by == "receipt" or log10_e(exceeds, bars.q0) < -math.log10(ALPHA):
+            continue
+        node = "an earlier node" if part.node_id is None else part.node_id.hex()[:16]
+        whose = f"{node} signed" if part.signed_by else f"{node} gave and nobody signed"
+        of_all = f"{sum(exceeds)} of tokens {part.first} to {part.last}, which {whose},"
+        yield Reason(Finding.GIVEN, f"{of_all} are not the ones that model, sampler and nonce give")
+
+
+def _exceedances_of(part: Part, margins: Sequence[float], bars: Bars) -> list[bool]:
+    return [not margin <= bars.epsilon for margin in margins[part.first - 1 : part.last]]
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -8,31 +8,22 @@ and 24 bytes a token; an answer that can't be replayed has no tokens in it, but 
 """
 
 import hashlib
-import re
 import struct
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import Literal, cast
 
 from crypto.checkable import Signed
 from crypto.errors import DecodeError
 from crypto.identity import IdentityKey, decode_node_id
 from overlay.errors import LocalProtocolError
-from overlay.wire.prompt import (
-    HIGHEST_REPETITION_PENALTY,
-    LOWEST_REPETITION_PENALTY,
-    MAX_PENALTY,
-    MAX_TOP_K,
-    ModelId,
-    SamplerSpec,
-)
+from overlay.wire.answer_terms import SamplerTerms, read_model_id, read_numerics_class, read_sampler_terms
+from overlay.wire.prompt import ModelId
 from overlay.wire.records import (
     pack_record,
     read_fields,
     read_integer,
-    read_number,
     read_octets,
-    read_text,
     read_token_ids,
     unpack_record,
 )
@@ -48,8 +39,6 @@ COMMITMENT_BYTES = 32
 BLINDING_BYTES = 32
 MAX_OUTPUT_TOKENS = 1 << 15
 MAX_PROMPT_TOKENS = 1 << 24
-MAX_TEMPERATURE = 2.0
-MAX_COMPLETION_TOKENS = 1 << 17
 MAX_UNIX_TIME = (1 << 40) - 1
 MAX_RECEIPT_BYTES = 1024 + MAX_OUTPUT_TOKENS * (4 + 2 + FINGERPRINT_BYTES)
 _LOWEST_LOGPROB = -65504.0
@@ -57,48 +46,7 @@ _PREFIX_BYTES = NODE_ID_BYTES + SIGNATURE_BYTES
 _U32_MAX = (1 << 32) - 1
 _U64_MAX = (1 << 64) - 1
 _COMMITMENT_LABEL = b"clove-receipt/1"
-_MODEL_ID = re.compile(r"m-[0-9a-f]{40}")
-_NUMERICS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,31}")
 _REASONS: tuple[Literal["stop", "length"], ...] = ("stop", "length")
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerTerms:
-    """The part of a sampler's specification that a receipt states.
-
-    Stop strings and biased tokens are the user's own business: they would tell of the prompt.
-    """
-
-    temperature: float
-    top_p: float
-    top_k: int
-    max_tokens: int
-    min_tokens: int = 0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-
-    @classmethod
-    def of(cls, sampler: SamplerSpec) -> "SamplerTerms":
-        """The terms of a whole specification."""
-        # + 0.0: -0.0 becomes 0.0, and a receipt has one encoding of it
-        return cls(
-            temperature=float(sampler.temperature) + 0.0,
-            top_p=float(sampler.top_p) + 0.0,
-            top_k=sampler.top_k,
-            max_tokens=sampler.max_tokens,
-            min_tokens=sampler.min_tokens,
-            repetition_penalty=float(sampler.repetition_penalty),
-            presence_penalty=float(sampler.presence_penalty) + 0.0,
-            frequency_penalty=float(sampler.frequency_penalty) + 0.0,
-        )
-
-    def differences(self, asked: "SamplerTerms") -> str:
-        """What these terms say otherwise than those asked for, in words; empty where they are the same."""
-        pairs = (
-            (field.name, getattr(self, field.name), getattr(asked, field.name)) for field in fields(self)
-        )
-        return ", ".join(f"{name} {mine} instead of {other}" for name, mine, other in pairs if mine != other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +154,9 @@ def _read_body(record: list[object]) -> Receipt:
     own = len(output_ids) - given
     prompt_count = read_integer(prompt_tokens, 0, MAX_PROMPT_TOKENS)
     receipt = Receipt(
-        model_id=ModelId(_matching(model_id, _MODEL_ID)),
-        numerics_class=_matching(numerics, _NUMERICS),
-        sampler=_read_sampler(sampler),
+        model_id=read_model_id(model_id),
+        numerics_class=read_numerics_class(numerics),
+        sampler=read_sampler_terms(sampler),
         nonce=read_octets(nonce, NONCE_BYTES, NONCE_BYTES),
         commitment=read_octets(commitment, COMMITMENT_BYTES, COMMITMENT_BYTES),
         serial=read_integer(serial, 0, _U64_MAX),
@@ -244,22 +192,6 @@ def _read_stated(value: object) -> StatedAnswer | None:
     )
 
 
-def _read_sampler(value: object) -> SamplerTerms:
-    temperature, top_p, top_k, max_tokens, min_tokens, *penalties = read_fields(value, 8)
-    repetition, presence, frequency = penalties
-    most = read_integer(max_tokens, 1, MAX_COMPLETION_TOKENS)
-    return SamplerTerms(
-        read_number(temperature, 0.0, MAX_TEMPERATURE),
-        read_number(top_p, 0.0, 1.0),
-        read_integer(top_k, 1, MAX_TOP_K),
-        most,
-        read_integer(min_tokens, 0, most),
-        read_number(repetition, LOWEST_REPETITION_PENALTY, HIGHEST_REPETITION_PENALTY),
-        read_number(presence, -MAX_PENALTY, MAX_PENALTY),
-        read_number(frequency, -MAX_PENALTY, MAX_PENALTY),
-    )
-
-
 def _read_logprobs(value: object, count: int) -> tuple[float, ...]:
     packed = read_octets(value, 2 * count, 2 * count)
     logprobs = struct.unpack(f"<{count}e", packed)
@@ -274,10 +206,3 @@ def _read_fingerprints(value: object, count: int) -> tuple[bytes, ...]:
     for fingerprint in found:
         decode_fingerprint(fingerprint)
     return found
-
-
-def _matching(value: object, pattern: re.Pattern[str]) -> str:
-    text = read_text(value, 1, 64)
-    if pattern.fullmatch(text) is None:
-        raise DecodeError("receipt: a name with characters that don't belong there")
-    return text

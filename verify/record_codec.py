@@ -9,11 +9,13 @@ import binascii
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import TypeVar
 
 from crypto.errors import DecodeError
 from crypto.identity import decode_node_id
+from overlay.wire.limits import MAX_ATTEMPTS, MAX_CHECKPOINT_BYTES
 from overlay.wire.prompt import (
     HIGHEST_REPETITION_PENALTY,
     LOWEST_REPETITION_PENALTY,
@@ -37,13 +39,30 @@ from overlay.wire.prompt_codec import (
     ROLES,
 )
 from verify.answer import AnswerRecord
+from verify.parts import KeptPart
 from verify.receipt import MAX_OUTPUT_TOKENS, MAX_RECEIPT_BYTES, MAX_UNIX_TIME
 
-FORMAT = "clove-answer/3"
+FORMAT = "clove-answer/4"
+_WITHOUT_PARTS = "clove-answer/3"
+"""Still read: who signed what of an answer was not kept then."""
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 _MAX_TEXT_CHARACTERS = 2 * 1024 * 1024
 _MAX_NAME_CHARACTERS = 64
 _U32_MAX = (1 << 32) - 1
+_FIELDS = frozenset(
+    {
+        "format",
+        "created_unix",
+        "node_id",
+        "model_id",
+        "numerics_class",
+        "prompt",
+        "blinding",
+        "text",
+        "given",
+        "receipt",
+    }
+)
 _T = TypeVar("_T")
 _Object = Mapping[str, object]
 
@@ -68,32 +87,29 @@ def encode_record(record: AnswerRecord) -> str:
         "blinding": record.blinding.hex(),
         "text": record.text,
         "given": record.given,
+        "parts": [_part_fields(part) for part in record.parts],
         "receipt": base64.b64encode(record.receipt).decode("ascii"),
     }
     return json.dumps(fields, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
+def _part_fields(part: KeptPart) -> dict[str, object]:
+    return {
+        "node_id": part.node_id.hex(),
+        "until": part.until,
+        "blinding": part.blinding.hex(),
+        "checkpoint": base64.b64encode(part.checkpoint).decode("ascii"),
+    }
+
+
 def decode_record(data: str | bytes) -> AnswerRecord:
     """Reads a record. Raises DecodeError, which names the field, and nothing else."""
     fields = _object(_parse(data), "record")
-    _expect_keys(
-        fields,
-        "record",
-        {
-            "format",
-            "created_unix",
-            "node_id",
-            "model_id",
-            "numerics_class",
-            "prompt",
-            "blinding",
-            "text",
-            "given",
-            "receipt",
-        },
-    )
-    if fields["format"] != FORMAT:
+    has_parts = fields.get("format") != _WITHOUT_PARTS
+    _expect_keys(fields, "record", _FIELDS | {"parts"} if has_parts else _FIELDS)
+    if has_parts and fields["format"] != FORMAT:
         raise DecodeError(f"answer record: not of the format {FORMAT}")
+    given = _integer(fields["given"], "given", 0, MAX_OUTPUT_TOKENS)
     return AnswerRecord(
         prompt=_read_prompt(fields["prompt"]),
         blinding=_hex(fields["blinding"], "blinding", 32),
@@ -101,8 +117,9 @@ def decode_record(data: str | bytes) -> AnswerRecord:
         node_id=decode_node_id(_hex(fields["node_id"], "node_id", 32)),
         model_id=ModelId(_text(fields["model_id"], "model_id", _MAX_NAME_CHARACTERS)),
         numerics_class=_text(fields["numerics_class"], "numerics_class", _MAX_NAME_CHARACTERS),
-        given=_integer(fields["given"], "given", 0, MAX_OUTPUT_TOKENS),
-        receipt=_base64(fields["receipt"]),
+        given=given,
+        parts=_read_parts(fields["parts"], given) if has_parts else (),
+        receipt=_base64(fields["receipt"], "receipt", MAX_RECEIPT_BYTES),
         created_unix=_integer(fields["created_unix"], "created_unix", 0, MAX_UNIX_TIME),
     )
 
@@ -128,6 +145,25 @@ def _distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) != len(pairs):
         raise DecodeError("answer record: a field given twice")
     return found
+
+
+def _read_parts(value: object, given: int) -> tuple[KeptPart, ...]:
+    parts = _array(value, "parts", MAX_ATTEMPTS - 1, _read_part)
+    ends = [0, *(part.until for part in parts)]
+    if any(one >= other for one, other in pairwise(ends)) or ends[-1] > given:
+        raise DecodeError("answer record: parts don't end one after the other, within what was given")
+    return parts
+
+
+def _read_part(value: object) -> KeptPart:
+    fields = _object(value, "parts")
+    _expect_keys(fields, "parts", {"node_id", "until", "blinding", "checkpoint"})
+    return KeptPart(
+        node_id=decode_node_id(_hex(fields["node_id"], "parts.node_id", 32)),
+        until=_integer(fields["until"], "parts.until", 1, MAX_OUTPUT_TOKENS),
+        blinding=_hex(fields["blinding"], "parts.blinding", 32),
+        checkpoint=_base64(fields["checkpoint"], "parts.checkpoint", MAX_CHECKPOINT_BYTES),
+    )
 
 
 def _read_prompt(value: object) -> Prompt:
@@ -217,7 +253,7 @@ def _object(value: object, name: str) -> _Object:
     return value
 
 
-def _expect_keys(fields: _Object, name: str, expected: set[str]) -> None:
+def _expect_keys(fields: _Object, name: str, expected: AbstractSet[str]) -> None:
     if fields.keys() != expected:
         wrong = ", ".join(sorted(key[:_MAX_NAME_CHARACTERS] for key in fields.keys() ^ expected))
         raise DecodeError(f"answer record: {name} has missing or unknown fields: {wrong}")
@@ -262,10 +298,10 @@ def _hex(value: object, name: str, size: int) -> bytes:
     return found
 
 
-def _base64(value: object) -> bytes:
+def _base64(value: object, name: str, max_bytes: int) -> bytes:
     try:
-        if isinstance(value, str) and len(value) <= 2 * MAX_RECEIPT_BYTES:
+        if isinstance(value, str) and len(value) <= 2 * max_bytes:
             return base64.b64decode(value, validate=True)
     except (ValueError, binascii.Error):
         pass
-    raise DecodeError("answer record: receipt is not base64")
+    raise DecodeError(f"answer record: {name} is not base64, or too long")

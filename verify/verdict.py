@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+from crypto.identity import NodeId
 
 
 class Finding(StrEnum):
@@ -23,6 +26,7 @@ class Finding(StrEnum):
     FINGERPRINTS = "fingerprints"
     LOGPROBS = "logprobs"
     GIVEN = "given"
+    CHECKPOINT = "checkpoint"
 
 
 class Outcome(StrEnum):
@@ -67,17 +71,33 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens first to last of an answer, counted from 1, and who answers for them.
+
+    node_id: who signed them or, where nobody did, who was asked for them; None where that is not known. exceedances: of
+    them, those with a margin over epsilon; None where no replay could be held against bars.
+    """
+
+    first: int
+    last: int
+    node_id: NodeId | None
+    signed_by: Literal["checkpoint", "receipt"] | None
+    exceedances: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Accepted only when nothing is wrong and it can be replayed. notes say what a reader should know besides.
 
     figures is None when no replay could be held against bars. replayable is False for an answer of a class that
-    nobody can replay.
+    nobody can replay. parts: of an answer that several nodes gave, in order; else none.
     """
 
     reasons: tuple[Reason, ...]
     figures: Figures | None
     notes: tuple[str, ...] = ()
     replayable: bool = True
+    parts: tuple[Part, ...] = ()
 
     @property
     def accepted(self) -> bool:

@@ -9,9 +9,10 @@ from hashlib import shake_256
 from pathlib import Path
 
 from crypto.identity import IdentityKey
+from overlay.wire.answer_terms import SamplerTerms
 from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec
 from overlay.wire.records import pack_record, unpack_record
-from verify.receipt import CONTEXT, Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
+from verify.receipt import CONTEXT, Receipt, commit_prompt, round_logprob, sign_receipt
 from verify.stated import StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
 
 Vector = dict[str, object]

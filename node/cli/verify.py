@@ -35,9 +35,8 @@ def verify(
         print_json({"node_id": record.node_id.hex(), "model_id": record.model_id, **verdict_json(verdict)})
     else:
         print(verdict_line(verdict))
-        print_facts(
-            [("node", short(record.node_id.hex())), ("model", record.model_id), *verdict_facts(verdict)]
-        )
+        whose = [("node", short(record.node_id.hex())), ("model", record.model_id)]
+        print_facts([*whose, *verdict_facts(verdict), *part_facts(verdict)])
     if not verdict.accepted:
         raise typer.Exit(ExitCode.FAILED if verdict.reasons else ExitCode.DEGRADED)
 
@@ -50,6 +49,10 @@ def verdict_json(verdict: "Verdict") -> dict[str, Any]:
         "reasons": [{"finding": reason.finding.value, "detail": reason.detail} for reason in verdict.reasons],
         "figures": asdict(verdict.figures) if verdict.figures else None,
         "notes": list(verdict.notes),
+        "parts": [
+            {**asdict(part), "node_id": part.node_id.hex() if part.node_id else None}
+            for part in verdict.parts
+        ],
     }
 
 
@@ -77,6 +80,18 @@ def verdict_facts(verdict: "Verdict") -> list[tuple[str, str]]:
             ("log-probs", f"gap {figures.logprob_gap:.2g}, bar {figures.logprob_bar:.2g}"),
         ]
     return [*facts, *(("note", text) for text in verdict.notes)]
+
+
+def part_facts(verdict: "Verdict") -> list[tuple[str, str]]:
+    """Who signed which tokens, where several nodes gave the answer."""
+    facts = []
+    for part in verdict.parts:
+        node = short(part.node_id.hex()) if part.node_id else "an earlier node"
+        whose = f"signed by {node}" if part.signed_by else f"signed by nobody, from {node}"
+        how = f" ({part.signed_by})" if part.signed_by else ""
+        wrong = f", {part.exceedances} with a margin over the bar" if part.exceedances else ""
+        facts.append(("part", f"tokens {part.first} to {part.last} {whose}{how}{wrong}"))
+    return facts
 
 
 def _read(answer: str, home: Path | None) -> str:

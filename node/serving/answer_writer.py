@@ -1,4 +1,7 @@
-"""One prompt through the engine, as the events that its author gets: text as it comes, how it ended, the receipt."""
+"""One prompt through the engine, as the events that its author gets: text as it comes, how it ended, the receipt.
+
+Tokens are signed as they go (`checkpoints.py`), the whole once more at its end.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -24,6 +27,7 @@ from node.engine.events import (
     TextDecoded,
     TokensDecoded,
 )
+from node.serving.checkpoints import Checkpoints, signing
 from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
@@ -31,8 +35,10 @@ from overlay.wire.answer import (
     ReceiptIssued,
     TokensGenerated,
 )
+from overlay.wire.answer_terms import SamplerTerms
+from overlay.wire.checkpoint import Checkpoint, OutputHash, sign_checkpoint
 from overlay.wire.prompt import Prompt, Task
-from verify.receipt import Receipt, SamplerTerms, commit_prompt, round_logprob, sign_receipt
+from verify.receipt import Receipt, commit_prompt, round_logprob, sign_receipt
 from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text
 
 SERIAL_BYTES = 8
@@ -64,6 +70,12 @@ class _Trace:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     fingerprints: list[bytes] = field(default_factory=list)
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        if self.prefilled is None:
+            raise EngineCrashedError("an answer without a prompt")
+        return self.prefilled.prompt_ids
 
     def add(self, event: TokensDecoded) -> None:
         self.ids.extend(event.ids)
@@ -101,13 +113,22 @@ class AnswerWriter:
                 taken()
                 # Taken down now: a server that goes away right after an answer must not cost its receipt.
                 trace = _Trace(self._card_of(task.prompt.model))
-                await self._pass_on(task, events, emit, trace)
+
+                def sign(output: OutputHash) -> bytes:
+                    return self._sign_so_far(task, trace, output)
+
+                async with signing(emit, sign, task.given) as checkpoints:
+                    end = await self._pass_on(events, checkpoints, trace)
+                await emit(_finished(end))
+                await emit(ReceiptIssued(self._sign(task, trace, end)))
         except EngineError as error:
             await emit(explain_failure(error))
 
     async def _pass_on(
-        self, task: Task, events: AsyncIterator[EngineEvent], emit: Emit, trace: _Trace
-    ) -> None:
+        self, events: AsyncIterator[EngineEvent], checkpoints: Checkpoints, trace: _Trace
+    ) -> GenerationFinished:
+        """Tell all tokens; how it ended."""
+        end: GenerationFinished | None = None
         async for event in events:
             match event:
                 case PromptPrefilled():
@@ -115,16 +136,32 @@ class AnswerWriter:
                 case TokensDecoded(ids, text):
                     trace.add(event)
                     self._count_tokens(len(ids))
-                    await emit(TokensGenerated(text, len(ids), event.told, ids))
+                    await checkpoints.tell(TokensGenerated(text, len(ids), event.told, ids))
                 case TextDecoded(text, count):
                     trace.texts.append(text)
                     self._count_tokens(count)
-                    await emit(TokensGenerated(text, count))
+                    await checkpoints.tell(TokensGenerated(text, count))
                 case GenerationFinished():
-                    await emit(_finished(event))
-                    await emit(ReceiptIssued(self._sign(task, trace, event)))
+                    end = event
                 case _:
                     assert_never(event)
+        if end is None:
+            raise EngineCrashedError("an answer without an end")
+        return end
+
+    def _sign_so_far(self, task: Task, trace: _Trace, output: OutputHash) -> bytes:
+        checkpoint = Checkpoint(
+            model_id=trace.card.model_id,
+            numerics_class=trace.card.numerics_class,
+            sampler=SamplerTerms.of(task.prompt.sampler),
+            nonce=task.prompt.nonce,
+            commitment=commit_prompt(trace.prompt_ids, task.blinding),
+            given=len(task.given),
+            count=output.count,
+            output_hash=output.digest(),
+            issued_unix=int(self._unix_time()),
+        )
+        return sign_checkpoint(self._key, checkpoint)
 
     def _sign(self, task: Task, trace: _Trace, end: GenerationFinished) -> bytes:
         prompt = task.prompt
@@ -162,9 +199,7 @@ def _commit(
     if trace.card.numerics_class == UPSTREAM:
         said = commit_answer_text("".join(trace.texts), blinding)
         return commit_prompt_text(prompt, blinding), StatedAnswer(end.completion_tokens, said)
-    if trace.prefilled is None:
-        raise EngineCrashedError("an answer without a prompt")
-    return commit_prompt(trace.prefilled.prompt_ids, blinding), None
+    return commit_prompt(trace.prompt_ids, blinding), None
 
 
 def _finished(event: GenerationFinished) -> AnswerFinished:

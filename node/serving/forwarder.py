@@ -22,6 +22,8 @@ from node.logs import get_logger
 from node.serving.answer_writer import AnswerWriter, Emit
 from node.serving.hands import HandLostError, Hands
 from node.serving.model_group import ModelGroup
+from overlay.errors import RemoteProtocolError
+from overlay.protocol.witness import Witness
 from overlay.routing.cost import Wait
 from overlay.routing.forwarding import (
     Commit,
@@ -41,6 +43,7 @@ from overlay.wire.answer import (
     TokensGenerated,
 )
 from overlay.wire.handover import HAND_ID_BYTES, MAX_HOPS, HandedPrompt
+from overlay.wire.limits import MAX_CHECKPOINTS
 from overlay.wire.prompt import Task
 
 PROBE_TIMEOUT_S = 0.3
@@ -217,9 +220,9 @@ class Forwarder:
         """
         member, hand = chosen.member, self._entropy(HAND_ID_BYTES)
         group.note_sent(member, hand, measured, chosen.cached_tokens, trio.current_time())
-        relay = _Relay(emit)
+        relay = _Relay(emit, _witness_of(group, handed.task))
         started, predicted_s = trio.current_time(), chosen.wait.total_s - chosen.wait.late_s
-        most_events = handed.task.prompt.sampler.max_tokens + 8
+        most_events = _most_events(handed.task.prompt.sampler.max_tokens)
         first_by = started + PATIENCE_S + PATIENCE_RATIO * predicted_s
         try:
             with trio.CancelScope(deadline=first_by) as patience:
@@ -244,6 +247,20 @@ class Forwarder:
             return False
         await emit(AnswerFailed(LOST, "the node that was answering is gone", 0.0))
         return True
+
+
+def _most_events(max_tokens: int) -> int:
+    """Of one answer: what is said once, tokens, and checkpoints, each of at least one token."""
+    return 8 + max_tokens + min(max_tokens, MAX_CHECKPOINTS)
+
+
+def _witness_of(group: ModelGroup, task: Task) -> Witness:
+    """Holds a member's checkpoints against its tokens, or the client would blame this node for them.
+
+    The client knows who may sign: the member may have handed the prompt on.
+    """
+    card = group.card
+    return Witness(task.prompt, card.model_id, card.numerics_class, task.given, lambda _signer: True)
 
 
 def _named(task: Task, group: ModelGroup) -> Task:
@@ -273,18 +290,24 @@ def _note_outcome(
 class _Relay:
     """Passes a member's events on to who asked."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, witness: Witness) -> None:
         self.has_begun = False
         self.is_over = False
         self.is_silent = False
         self.first_at: float | None = None
         self.failure: AnswerFailed | None = None
         self._emit: Callable[[AnswerEvent], Awaitable[None]] = emit
+        self._witness = witness
 
     async def pass_on(self, event: AnswerEvent) -> None:
         """Pass one event on. A failure is kept back: who asked need not hear of it where another member does better."""
         if isinstance(event, AnswerFailed):
             self.failure, self.is_over = event, True
+            return
+        try:
+            self._witness.receive(event)
+        except RemoteProtocolError as error:
+            self.failure, self.is_over = AnswerFailed(LOST, str(error), 1.0), True
             return
         if isinstance(event, TokensGenerated | AnswerFinished) and not self.has_begun:
             self.has_begun, self.first_at = True, trio.current_time()

@@ -14,7 +14,7 @@ from crypto.entropy import Entropy
 from crypto.identity import NodeId
 from overlay.client.circuit_set import CircuitSet
 from overlay.client.pooled_circuit import PooledCircuit
-from overlay.errors import AnswerError, LocalProtocolError
+from overlay.errors import AnswerError, LocalProtocolError, RemoteProtocolError
 from overlay.protocol.circuit import (
     CircuitBuilt,
     CircuitClosed,
@@ -35,12 +35,14 @@ from overlay.protocol.stream import (
     PathSilent,
     ReceiverEvent,
 )
+from overlay.protocol.witness import Witness
 from overlay.transport.switch import Switch
 from overlay.wire.answer import (
     AnswerAccepted,
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    CheckpointIssued,
     ReceiptIssued,
     TokensGenerated,
 )
@@ -78,9 +80,11 @@ class Answering:
         circuits: CircuitSet,
         opened: list[tuple[PooledCircuit, bytes]],
         offer: ModelOffer,
+        witness: Witness,
         entropy: Entropy,
     ) -> None:
         self.request = request
+        self.witness = witness
         self.offer = offer
         self.cloves_sent = 0
         self.paths_replaced = 0
@@ -232,15 +236,31 @@ class Answering:
                     self._fail("answer_malformed", f"the model node's answer makes no sense: {reason}")
                 case AnswerFailed(code, message, retry_after_s):
                     self._error = AnswerError(code, message, retry_after_s)
-                case AnswerAccepted() | TokensGenerated() | AnswerFinished() | ReceiptIssued():
-                    self._complete = self._complete or isinstance(event, AnswerFinished)
-                    self._events.append(event)
+                case (
+                    AnswerAccepted()
+                    | TokensGenerated()
+                    | CheckpointIssued()
+                    | AnswerFinished()
+                    | ReceiptIssued()
+                ):
+                    self._take_event(event)
                 case _:
                     assert_never(event)
         if self._switch is not None:
             self._switch.deadlines.touched(self._receiver)
         if events:
             self._signal()
+
+    def _take_event(self, event: AnswerEvent) -> None:
+        if self._over:
+            return  # given up: the tokens that came until then are what the next attempt goes on from
+        try:
+            self.witness.receive(event)
+        except RemoteProtocolError as error:
+            self._fail("answer_malformed", f"the model node signs what it did not send: {error}")
+            return
+        self._complete = self._complete or isinstance(event, AnswerFinished)
+        self._events.append(event)
 
     def _end_stream(self) -> None:
         if not self._complete and self._error is None:

@@ -26,6 +26,7 @@ from overlay.protocol.stream import (
     AnswerReceiver,
     AnswerTiming,
 )
+from overlay.protocol.witness import Witness
 from overlay.routing.draw import draw_below
 from overlay.transport.switch import Switch
 from overlay.wire.descriptor import Descriptor, ModelOffer
@@ -233,7 +234,14 @@ class Client:
             raise AnswerError("prompt_not_sendable", str(error)) from None
         receiver = AnswerReceiver(request.terms, trio.current_time(), self._terms.timing)
         carried = list(zip(opened, messages, strict=True))
-        return Answering(request, receiver, circuits, carried, _offer_of(node, prompt.model), self._entropy)
+        offer = _offer_of(node, prompt.model)
+
+        def may_sign(signer: NodeId) -> bool:
+            is_other = terms.forward == "group" and self._switch.directory.serves_alike(signer, offer)
+            return signer == node.node_id or is_other
+
+        witness = Witness(prompt, offer.model_id, offer.numerics_class, given, may_sign)
+        return Answering(request, receiver, circuits, carried, offer, witness, self._entropy)
 
 
 def _is_of_another(answering: Answering) -> bool:

@@ -6,15 +6,19 @@ attempt alone: keys, paths and message ids are drawn anew.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import assert_never
 
+from crypto.identity import NodeId
 from overlay.client.answering import Answering
 from overlay.errors import AnswerError, NoRouteError
+from overlay.protocol.witness import SignedPart
 from overlay.wire.answer import (
     AnswerAccepted,
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    CheckpointIssued,
     ReceiptIssued,
     TokensGenerated,
 )
@@ -23,6 +27,19 @@ from overlay.wire.limits import MAX_ATTEMPTS, MAX_FRUITLESS_ATTEMPTS
 
 GoOn = Callable[[Answering, tuple[int, ...]], Awaitable[Answering]]
 """Begins the next attempt after one that failed, given the ids so far. Raises AnswerError, NoRouteError."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierPart:
+    """What an attempt gave that failed later: the answer's tokens up to number `until`, the first one being 1.
+
+    entry: the node asked. blinding: of its prompt. signed: what of it is signed, None where nothing is.
+    """
+
+    entry: NodeId
+    until: int
+    blinding: bytes
+    signed: SignedPart | None
 
 
 class Completion:
@@ -34,6 +51,8 @@ class Completion:
         """Of all tokens so far."""
         self.given = 0
         """Of them, those that came before the present attempt."""
+        self.parts: list[EarlierPart] = []
+        """Where these are from, in order."""
         self._go_on = go_on
         self._may_go_on = may_go_on
         self._fruitless = 0
@@ -78,7 +97,7 @@ class Completion:
                 self._fruitless = 0
                 self.ids += event.ids
                 self._knows_ids = self._knows_ids and len(event.ids) == count
-            case ReceiptIssued() | AnswerFailed():
+            case CheckpointIssued() | ReceiptIssued() | AnswerFailed():
                 is_new = True
             case _:
                 assert_never(event)
@@ -89,12 +108,17 @@ class Completion:
         self._fruitless += 1
         if not self._may_try(error):
             raise StopAsyncIteration if self._is_finished else error
-        self.current.end()
+        failed = self.current
+        failed.end()
         try:
-            attempt = await self._go_on(self.current, tuple(self.ids))
+            attempt = await self._go_on(failed, tuple(self.ids))
         except (AnswerError, NoRouteError):
             raise (StopAsyncIteration if self._is_finished else error) from None
         self.attempts.append(attempt)
+        if len(self.ids) > self.given:
+            blinding = failed.request.message.blinding
+            signed = failed.witness.signed
+            self.parts.append(EarlierPart(failed.node_id, len(self.ids), blinding, signed))
         self.given = len(self.ids)
 
     def _may_try(self, error: AnswerError) -> bool:

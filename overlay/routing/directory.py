@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from crypto.identity import NodeId
-from overlay.wire.descriptor import Descriptor, Role, digest_of
+from overlay.wire.descriptor import Descriptor, ModelOffer, Role, digest_of
 
 
 class Directory:
@@ -47,6 +47,12 @@ class Directory:
     def serving(self, model: str) -> tuple[Descriptor, ...]:
         """The model nodes that serve this model id or alias."""
         return tuple(found for found in self._models if found.offer_of(model) is not None)
+
+    def serves_alike(self, node_id: NodeId, offer: ModelOffer) -> bool:
+        """Whether this node serves the model of an offer with the same arithmetic."""
+        found = self.find(node_id)
+        own = None if found is None else found.offer_of(offer.model_id)
+        return own is not None and own.numerics_class == offer.numerics_class
 
     @property
     def digest(self) -> bytes:

@@ -39,6 +39,13 @@ class TokensGenerated:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointIssued:
+    """The signed checkpoint (`overlay.wire.checkpoint`) of all tokens before it, still encoded."""
+
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerFinished:
     """The answer is whole. reason is `stop` or `length`; the counts are tokens."""
 
@@ -64,4 +71,6 @@ class AnswerFailed:
     retry_after_s: float | None = None
 
 
-AnswerEvent = AnswerAccepted | TokensGenerated | AnswerFinished | ReceiptIssued | AnswerFailed
+AnswerEvent = (
+    AnswerAccepted | TokensGenerated | CheckpointIssued | AnswerFinished | ReceiptIssued | AnswerFailed
+)

@@ -15,12 +15,13 @@ from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    CheckpointIssued,
     RankedToken,
     ReceiptIssued,
     TokenLogprobs,
     TokensGenerated,
 )
-from overlay.wire.limits import MAX_EVENT_BYTES
+from overlay.wire.limits import MAX_CHECKPOINT_BYTES, MAX_EVENT_BYTES
 from overlay.wire.prompt import MAX_ALTERNATIVES
 from overlay.wire.records import (
     pack_record,
@@ -35,7 +36,7 @@ from overlay.wire.records import (
     unpack_record,
 )
 
-ACCEPTED, TOKENS, FINISHED, RECEIPT, FAILED = 1, 2, 3, 4, 5
+ACCEPTED, TOKENS, FINISHED, RECEIPT, FAILED, CHECKPOINT = 1, 2, 3, 4, 5, 6
 
 FRAME_HEADER_BYTES = 4
 MAX_TEXT_BYTES = 1 << 16
@@ -81,6 +82,8 @@ def _fields_of(event: AnswerEvent) -> tuple[object, ...]:
             return (FINISHED, reason, prompt_tokens, completion_tokens, cached_tokens)
         case ReceiptIssued(receipt):
             return (RECEIPT, receipt)
+        case CheckpointIssued(checkpoint):
+            return (CHECKPOINT, checkpoint)
         case AnswerFailed(code, message, retry_after_s):
             return (FAILED, code, message, None if retry_after_s is None else float(retry_after_s))
         case _:
@@ -99,7 +102,7 @@ def decode_event(data: bytes) -> AnswerEvent:
     fields = unpack_record(data)
     if not fields:
         raise DecodeError("answer event: empty")
-    kind = read_integer(fields[0], ACCEPTED, FAILED)
+    kind = read_integer(fields[0], ACCEPTED, CHECKPOINT)
     return _READERS[kind](fields)
 
 
@@ -152,12 +155,17 @@ def _read_receipt(fields: list[object]) -> ReceiptIssued:
     return ReceiptIssued(read_octets(read_fields(fields, 2)[1], 1, MAX_RECEIPT_BYTES))
 
 
+def _read_checkpoint(fields: list[object]) -> CheckpointIssued:
+    return CheckpointIssued(read_octets(read_fields(fields, 2)[1], 1, MAX_CHECKPOINT_BYTES))
+
+
 _READERS: dict[int, Callable[[list[object]], AnswerEvent]] = {
     ACCEPTED: _read_accepted,
     TOKENS: _read_tokens,
     FINISHED: _read_finished,
     RECEIPT: _read_receipt,
     FAILED: _read_failed,
+    CHECKPOINT: _read_checkpoint,
 }
 
 

@@ -28,7 +28,7 @@ from overlay.wire.records import (
 
 HAND_ID_BYTES = 8
 BLOCK_HASH_BYTES = 8
-FORMAT = 1
+FORMAT = 2
 MAX_HOPS = 1
 """How often a prompt that was handed over may be handed on."""
 MAX_WAIT_S = 86_400.0

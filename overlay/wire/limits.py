@@ -118,6 +118,14 @@ MAX_UPDATES = 1024
 # --- answers, at both ends ------------------------------------------------------------------------
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """The whole stream of one answer. A model node can't write more; at a client a longer one is malformed."""
+MAX_CHECKPOINT_BYTES = 400
+"""One checkpoint of an answer. A longer one is malformed."""
+CHECKPOINT_S = 0.25
+"""A model node signs no more often. With `CHECKPOINT_AGE_SHARE` this bounds what a long answer's stream carries."""
+CHECKPOINT_AGE_SHARE = 1 / 1000
+"""Nor before so much of the time since its first token has passed: 0.25 s up to four minutes, 3.6 s after an hour."""
+MAX_CHECKPOINTS = 4096
+"""Of one attempt at an answer: more than an hour needs. A model node stops; at a client more are malformed."""
 
 # --- answers, at a client -------------------------------------------------------------------------
 MAX_ATTEMPTS = 8

@@ -41,7 +41,7 @@ from overlay.wire.records import (
     unpack_record,
 )
 
-FORMAT = 4
+FORMAT = 5
 SMALLEST_MESSAGE_BYTES = 1024
 MAX_MODEL_BYTES = 128
 MAX_CHAT_MESSAGES = 1024

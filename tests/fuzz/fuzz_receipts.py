@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from crypto.errors import CryptoError, DecodeError
+from overlay.wire import checkpoint
 from tests.support.descriptors import fixed_key
 from verify.fingerprint import distance
 from verify.receipt import CONTEXT, decode_receipt, sign_receipt
@@ -22,6 +23,15 @@ def fuzz_signed_receipt(data: bytes) -> None:
     blob = _BOB.node_id + _BOB.sign(CONTEXT, _BOB.node_id + data) + data
     with suppress(CryptoError):
         assert sign_receipt(_BOB, decode_receipt(blob).check()) == blob
+
+
+def fuzz_checkpoint(data: bytes) -> None:
+    """Bytes are one checkpoint or malformed; a body that its node did sign has one encoding."""
+    with suppress(CryptoError):
+        checkpoint.decode_checkpoint(data).check()
+    blob = _BOB.node_id + _BOB.sign(checkpoint.CONTEXT, _BOB.node_id + data) + data
+    with suppress(CryptoError):
+        assert checkpoint.sign_checkpoint(_BOB, checkpoint.decode_checkpoint(blob).check()) == blob
 
 
 def fuzz_fingerprint(data: bytes) -> None:

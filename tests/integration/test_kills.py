@@ -133,6 +133,20 @@ def test_every_answer_survives_the_death_of_its_model_node(network, rounds):
     assert [outcome[:3] for outcome in outcomes] == [(True, "[DONE]", True)] * rounds, outcomes
     assert taken_over >= rounds // 2, outcomes  # the test did kill in the middle of answers
     assert network.clove("verify", "last").returncode == 0
+    if given:
+        assert_both_signed(network, given)
+
+
+def assert_both_signed(network, given):
+    """The check of a continued answer names who signed its beginning, and who its end."""
+    checked = network.clove("verify", "last", "--json")
+    assert checked.returncode == 0
+    parts = json.loads(checked.stdout)["parts"]
+    signers = [part["node_id"] for part in parts if part["signed_by"]]
+    assert len(set(signers)) >= 2, parts
+    assert [part["signed_by"] for part in parts if part["signed_by"]][-1] == "receipt"
+    unsigned = sum(part["last"] - part["first"] + 1 for part in parts if not part["signed_by"])
+    assert unsigned < given, parts
 
 
 def test_a_client_that_goes_away_frees_the_model_node(network):

@@ -2,12 +2,20 @@
 
 import pytest
 import trio
+import trio.lowlevel
 
 from node.engine.errors import EngineCrashedError
 from node.serving.answer_writer import AnswerWriter
 from overlay.errors import AnswerError
 from overlay.protocol import answer_sender
-from overlay.wire.answer import AnswerAccepted, AnswerFinished, ReceiptIssued, TokensGenerated
+from overlay.wire.answer import (
+    AnswerAccepted,
+    AnswerFinished,
+    CheckpointIssued,
+    ReceiptIssued,
+    TokensGenerated,
+)
+from overlay.wire.checkpoint import OutputHash, decode_checkpoint
 from tests.support.network import a_prompt, answer_to, network
 from tests.support.scripted_engine import ScriptedEngine
 from verify.receipt import decode_receipt
@@ -65,13 +73,13 @@ async def test_a_malformed_event_in_the_middle_of_an_answer_costs_no_token(autoj
         good, events = answer_sender.frame_event, []
 
         def malformed_once(event):
-            events.append(event)
-            return b"\0\0\0\2\xff\xff" if len(events) == 30 else good(event)
+            events.extend([event] if isinstance(event, TokensGenerated) else [])
+            return b"\0\0\0\2\xff\xff" if len(events) == 29 else good(event)
 
         monkeypatch.setattr(answer_sender, "frame_event", malformed_once)
         prompt = a_prompt(tokens=60)
         told = await net.ask(prompt)
-        assert_whole(told, prompt, given=28)  # an event says that the prompt was accepted
+        assert_whole(told, prompt, given=28)
         assert [attempt.error and attempt.error.code for attempt in told.attempts] == [
             "answer_malformed",
             None,
@@ -156,3 +164,61 @@ async def test_a_node_that_fails_before_its_receipt_costs_the_receipt_of_another
         )
         (issued,) = [event for event in events if isinstance(event, ReceiptIssued)]
         assert decode_receipt(issued.receipt).check().given == 20
+
+
+async def asked_in_parts(net, prompt, during):
+    """The events of an answer, and what is kept of its earlier parts. during: awaited after each token."""
+    events = []
+    async with net.client.complete(prompt) as completion:
+        async for event in completion:
+            events.append(event)
+            tokens = sum(isinstance(each, TokensGenerated) for each in events)
+            if isinstance(event, TokensGenerated):
+                await during(tokens)
+    assert "".join(event.text for event in events if isinstance(event, TokensGenerated)) == answer_to(prompt)
+    return events, completion
+
+
+async def test_a_node_that_is_killed_has_signed_all_but_its_last_tokens(autojump_clock):
+    async with network(models=2) as net:
+        await only_the_first_at_first(net)
+
+        async def kill(tokens):
+            if tokens == 40:
+                await net.kill(net["m0"].node_id)
+
+        _, completion = await asked_in_parts(net, a_prompt(tokens=60), kill)
+        (part,) = completion.parts
+        assert part.until == completion.given >= 40
+        assert (part.entry, part.signed.signer) == (net["m0"].node_id,) * 2
+        assert part.until - 10 <= part.signed.count <= part.until  # eight tokens take a quarter of a second
+        found = decode_checkpoint(part.signed.checkpoint).check()
+        assert found.output_hash == OutputHash(range(part.signed.count)).digest()
+        assert part.blinding == completion.attempts[0].request.message.blinding
+        assert completion.attempts[0].request.message.blinding != completion.current.request.message.blinding
+
+
+async def test_a_node_that_signs_what_it_did_not_send_is_given_up(autojump_clock, monkeypatch):
+    engines = [ScriptedEngine(), ScriptedEngine()]
+    async with network(engines=engines) as net:
+        await only_the_first_at_first(net)
+        good, signed = AnswerWriter._sign_so_far, []
+
+        def falsely_once(self, task, trace, output):
+            signed.append(output)
+            return good(self, task, trace, OutputHash([7] * output.count) if len(signed) == 3 else output)
+
+        async def no_more(_tokens):
+            await trio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(AnswerWriter, "_sign_so_far", falsely_once)
+        events, completion = await asked_in_parts(net, a_prompt(tokens=60), no_more)
+        assert [attempt.error and attempt.error.code for attempt in completion.attempts] == [
+            "answer_malformed",
+            None,
+        ]
+        (part,) = completion.parts
+        assert part.signed.count < part.until  # by the one before
+        assert sum(isinstance(event, CheckpointIssued) for event in events) >= 4
+        await trio.sleep(1.0)
+        assert engines[0].generating == 0  # it was told that nobody listens

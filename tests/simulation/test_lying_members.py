@@ -8,7 +8,7 @@ import trio
 from structlog.testing import capture_logs
 
 from overlay.errors import AnswerError
-from overlay.wire.answer import AnswerFailed, TokensGenerated
+from overlay.wire.answer import AnswerFailed, CheckpointIssued, TokensGenerated
 from overlay.wire.answer_codec import frame_event
 from overlay.wire.handover import (
     HAND_ID_BYTES,
@@ -147,6 +147,16 @@ async def test_an_answer_of_nonsense_is_given_up_and_the_link_stays(autojump_clo
         assert author_of(told) == net["m0"].node_id
         assert net["m0"].switch.links.get(net[LIAR].node_id) is link
         assert sum(isinstance(message, PromptPart) for message in ear.seen) == 1
+
+
+async def test_a_members_false_checkpoint_is_not_laid_at_its_entrys_door(autojump_clock):
+    engines = [busy_engine(), GroupEngine()]
+    async with group_network(*engines) as net:
+        answers_with(net, TOKEN, frame_event(CheckpointIssued(b"signed by nobody")))
+        told = await net.ask(a_prompt())
+        assert told.attempts[0].node_id == net["m0"].node_id
+        assert told.attempts[0].error.code == "member_lost"
+        assert net["m0"].node_id not in net.client._shunned
 
 
 async def test_a_flood_of_events_ends_the_answer_and_nothing_else(autojump_clock):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from overlay.wire.answer import (
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
+    CheckpointIssued,
     RankedToken,
     ReceiptIssued,
     TokenLogprobs,
@@ -29,7 +31,7 @@ NETWORK = b"test"
 EPOCH = 20_000
 UNIX_TIME = 1_800_000_000.0
 MODEL_NODE = NodeId(b"M" * 32)
-EVENT_TYPES = (AnswerAccepted, TokensGenerated, AnswerFinished, ReceiptIssued, AnswerFailed)
+EVENT_TYPES = get_args(AnswerEvent)
 
 
 def reply_path(number: int) -> ReplyPath:
@@ -145,6 +147,7 @@ answer_events = st.one_of(
         st.lists(token_logprobs, min_size=1, max_size=3),
     ),
     st.builds(AnswerFinished, st.sampled_from(["stop", "length"]), counts, counts, counts),
+    st.builds(CheckpointIssued, st.binary(min_size=1, max_size=400)),
     st.builds(ReceiptIssued, st.binary(min_size=1, max_size=4000)),
     st.builds(
         AnswerFailed,

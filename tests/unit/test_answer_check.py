@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from crypto.errors import DecodeError
 from overlay.wire.prompt import ChatMessage, Prompt
 from tests.support.answers import samplers
+from tests.support.checkpoints import make_checkpoint, make_part
 from tests.support.descriptors import MODEL_ID, fixed_key
 from tests.support.receipts import (
     BLINDING,
@@ -27,7 +28,7 @@ from verify.answer import check_answer, check_without_model
 from verify.errors import ReplayRefusedError, ReplayUnavailableError
 from verify.record_codec import MAX_RECORD_BYTES, decode_record, encode_record
 from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text
-from verify.verdict import Finding, Outcome
+from verify.verdict import Finding, Outcome, Part
 
 OTHER_MODEL = "m-" + "f" * 40
 
@@ -280,7 +281,7 @@ def test_hostile_json_is_a_decode_error(text):
         ('"logit_bias": []', '"logit_bias": [[2, 1, 0]]', "pairs"),
         ('"logit_bias": []', '"logit_bias": {"2": 1}', "logit_bias"),
         ('"logprobs": null', '"logprobs": 21', "logprobs"),
-        ("clove-answer/3", "clove-answer/2", "format"),
+        ("clove-answer/4", "clove-answer/2", "format"),
         ('"given": 0', '"given": -1', "given"),
     ],
 )
@@ -317,7 +318,7 @@ async def test_tokens_that_an_earlier_node_made_up_are_found_and_are_not_held_ag
     replayed = honest_replay(make_receipt(), margins=(3.0,) * 6 + (0.0,) * 10)
     verdict = await check_answer(continued(), FakeScorer(replayed))
     assert verdict.findings == {Finding.GIVEN}
-    assert "6 of the first 6 tokens" in verdict.reasons[0].detail
+    assert "6 of tokens 1 to 6, which an earlier node gave and nobody signed," in verdict.reasons[0].detail
     assert verdict.figures.exceedances == 0
 
 
@@ -331,3 +332,113 @@ async def test_a_node_can_not_pass_its_own_tokens_for_given_ones():
     record = replace(continued(), given=0)
     verdict = await check_answer(record, FakeScorer(honest_replay(make_receipt())))
     assert verdict.findings == {Finding.COUNTS}
+
+
+# --- who signed which part --------------------------------------------------------------------------
+
+ALICE, BOB, CAROL = (fixed_key(name).node_id for name in ("alice", "bob", "carol"))
+
+
+def in_parts(*parts, given=6):
+    return replace(continued(given), parts=parts)
+
+
+async def check_parts(record, wrong=()):
+    margins = tuple(3.0 if at in wrong else 0.0 for at in range(16))
+    replayed = honest_replay(make_receipt(), margins=margins)
+    return await check_answer(record, FakeScorer(replayed))
+
+
+async def test_each_part_names_who_signed_it_and_what_nobody_did():
+    record = in_parts(
+        make_part(6, make_checkpoint(4)), make_part(9, make_checkpoint(9, 6), node="carol"), given=9
+    )
+    verdict = await check_parts(record)
+    assert verdict.accepted
+    assert verdict.parts == (
+        Part(1, 4, ALICE, "checkpoint", 0),
+        Part(5, 6, ALICE, None, 0),
+        Part(7, 9, CAROL, "checkpoint", 0),
+        Part(10, 16, BOB, "receipt", 0),
+    )
+
+
+async def test_an_answer_of_one_node_has_no_parts():
+    assert (await check(make_record())).parts == ()
+
+
+async def test_who_signed_wrong_tokens_is_named_by_its_checkpoint():
+    record = in_parts(
+        make_part(6, make_checkpoint(5)), make_part(12, make_checkpoint(12, 6), node="carol"), given=12
+    )
+    verdict = await check_parts(record, wrong=(7, 8, 9))
+    assert verdict.findings == {Finding.GIVEN}
+    (reason,) = verdict.reasons
+    assert reason.detail.startswith(f"3 of tokens 7 to 12, which {CAROL.hex()[:16]} signed,")
+    assert [part.exceedances for part in verdict.parts] == [0, 0, 3, 0]
+
+
+async def test_wrong_tokens_after_the_last_checkpoint_are_not_held_against_who_signed_it():
+    verdict = await check_parts(in_parts(make_part(6, make_checkpoint(3))), wrong=(3, 4, 5))
+    (reason,) = verdict.reasons
+    assert reason.detail.startswith(f"3 of tokens 4 to 6, which {ALICE.hex()[:16]} gave and nobody signed,")
+
+
+async def test_wrong_tokens_that_are_too_few_in_each_part_are_found_together():
+    parts = (make_part(1, make_checkpoint(1)), make_part(6, make_checkpoint(6, 1), node="carol"))
+    verdict = await check_parts(in_parts(*parts), wrong=(0, 1))
+    assert verdict.findings == {Finding.GIVEN}
+    assert "2 of the first 6 tokens" in verdict.reasons[0].detail
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (make_part(6, make_checkpoint(5), key=fixed_key("mallory")), "is signed by"),
+        (make_part(6, make_checkpoint(5, nonce=bytes(32))), "another model"),
+        (make_part(6, make_checkpoint(5, model_id=OTHER_MODEL)), "another model"),
+        (make_part(6, make_checkpoint(5, 1)), "tokens 2 to 5"),
+        (make_part(6, make_checkpoint(7)), "tokens 1 to 7"),
+        (make_part(6, make_checkpoint(5, output_hash=bytes(32))), "other tokens"),
+        (make_part(6, make_checkpoint(5, commitment=bytes(32))), "another prompt"),
+        (replace(make_part(6, make_checkpoint(5)), checkpoint=b"nonsense"), "can't be read"),
+        (replace(make_part(6, make_checkpoint(5)), blinding=bytes(32)), "another prompt"),
+    ],
+)
+async def test_a_checkpoint_that_does_not_hold_is_found_and_signs_nothing(part, said):
+    verdict = await check_parts(in_parts(part), wrong=(0, 1, 2))
+    assert verdict.findings == {Finding.CHECKPOINT, Finding.GIVEN}
+    assert said in verdict.reasons[0].detail
+    assert "nobody signed" in verdict.reasons[1].detail
+    assert [each.signed_by for each in verdict.parts] == [None, "receipt"]
+
+
+async def test_a_changed_byte_of_a_checkpoint_is_found():
+    good = make_part(6, make_checkpoint(5))
+    forged = good.checkpoint[:-1] + bytes([good.checkpoint[-1] ^ 1])
+    verdict = await check_parts(in_parts(replace(good, checkpoint=forged)))
+    assert "not signed by the node that it names" in verdict.reasons[0].detail
+
+
+async def test_a_record_from_before_checkpoints_is_still_checked():
+    fields = json.loads(encode_record(continued()))
+    assert fields.pop("parts") == []
+    old = decode_record(json.dumps({**fields, "format": "clove-answer/3"}))
+    assert old == continued()
+    verdict = await check_parts(old)
+    assert verdict.parts == (Part(1, 6, None, None, 0), Part(7, 16, BOB, "receipt", 0))
+
+
+def test_parts_survive_a_round_trip():
+    record = in_parts(make_part(4, make_checkpoint(3)), make_part(6, None, node="carol"))
+    assert decode_record(encode_record(record)) == record
+
+
+@pytest.mark.parametrize(
+    "untils", [(0,), (7,), (4, 4), (5, 3), tuple(range(1, 10)), (True,), ("1",)], ids=str
+)
+def test_parts_out_of_order_or_number_are_refused(untils):
+    fields = json.loads(encode_record(in_parts(make_part(6, None))))
+    fields["parts"] = [{**fields["parts"][0], "until": until} for until in untils]
+    with pytest.raises(DecodeError, match="parts"):
+        decode_record(json.dumps(fields))

@@ -125,7 +125,8 @@ def test_a_message_of_another_shape_is_malformed(message, changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"_0": 2},
+        {"_0": 1},
+        {"_0": 3},
         {"_0": None},
         {"_1": MAX_HOPS + 1},
         {"_1": -1},

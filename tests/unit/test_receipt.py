@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from crypto.errors import AuthenticationError, CryptoError, DecodeError
 from crypto.identity import IdentityKey
 from overlay.errors import LocalProtocolError
+from overlay.wire.answer_terms import SamplerTerms
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 from overlay.wire.records import pack_record, unpack_record
 from tests.support.answers import samplers
@@ -23,7 +24,6 @@ from verify.fingerprint import decode_fingerprint, distance
 from verify.receipt import (
     CONTEXT,
     Receipt,
-    SamplerTerms,
     commit_prompt,
     decode_receipt,
     round_logprob,
