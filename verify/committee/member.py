@@ -11,8 +11,8 @@ driver told. A member that is behind learns a height by its certificate: every `
 turn, for that of its present height, and goes on asking whoever had it. Certificates are taken from anybody.
 
 What a peer may do wrong: what is malformed, or has a signature that doesn't hold, closes its link, since honest
-members pass on only what they checked. Two statements where one is allowed are evidence against who signed them, not against who
-brought them. Asking again and again for the same certificate gets no answer for half of `resend_s`.
+members pass on only what they checked. Two statements where one is allowed are evidence against who signed them, not
+against who brought them. Asking again and again for the same certificate gets no answer for half of `resend_s`.
 
 What is signed with this member's own key, and it did not sign, means that its log is older than its words or that
 another has its key. It abstains at once (`recall.py`).
