@@ -1,4 +1,4 @@
-"""Each rule of the committee's algorithm, shown on one member. The mutants of rules have to fail here or in schedules."""
+"""Each rule of the committee's algorithm, shown on one member. Each is broken once, and has to fail then."""
 
 from tests.support.committee import INVALID, Bench, voted
 from verify.committee.effects import (

@@ -4,7 +4,8 @@ Until a moment (GST) messages are late, lost and out of order and members cut of
 in good time. Up to a third of the members are traitors: silent, twins (one key in two members, each heard by some),
 forgers of votes, or honest ones whose log is damaged. Honest members crash between any two effects and restart.
 
-Signatures are a keyed hash that only this file can make: ideal ones, and quick. `run` raises `Unsafe` or `Stuck`.
+Signatures are a keyed hash that only this file can make: ideal ones, and quick. `run` raises
+`UnsafeError` or `StuckError`.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from verify.committee.effects import (
 )
 from verify.committee.log import read_log
 from verify.committee.member import CommitteeMember
-from verify.committee.message_codec import decode_message, encode_message
+from verify.committee.message_codec import CERTIFICATE, WANTED, decode_message, encode_message
 from verify.committee.messages import NIL, Kind, Proposal, Statement, Votes, sign_statement, value_id
 from verify.committee.recall import new_log, recall
 
@@ -34,11 +35,11 @@ MOST_EVENTS = 200_000
 TRAITORS = ("silent", "twins", "twins", "forger", "forger", "forgetful")
 
 
-class Unsafe(AssertionError):
+class UnsafeError(AssertionError):
     """Two values at one height, two statements in one place, or one that was not on disk."""
 
 
-class Stuck(AssertionError):
+class StuckError(AssertionError):
     """The network healed, and the committee did not go on."""
 
 
@@ -160,6 +161,7 @@ class World:
         self.gst = rng.choice([0.0, rng.uniform(0, 20)])
         self.slowest, self.loss = rng.choice([0.2, 1.0, 4.0]), rng.choice([0.0, 0.2, 0.6])
         self.parts = [(rng.uniform(0, self.gst), rng.randrange(1 << size)) for _ in range(3)]
+        self.knows_alone = rng.choice([None, rng.randrange(size)])
         traitors = rng.sample(range(size), (size - 1) // 3)
         self.nodes = {number: [] for number in range(size)}
         self.wakes = {}
@@ -202,7 +204,7 @@ class World:
             if self.now > self.gst + PATIENCE_S:
                 break
             self.step(node, what, life, data, peer)
-        raise Stuck([(n.kind, n.member and n.member.standing) for n in self.all_nodes()])
+        raise StuckError([(n.kind, n.member and n.member.standing) for n in self.all_nodes()])
 
     def is_done(self):
         return all(len(n.store) >= self.heights for n in self.all_nodes() if n.kind == "honest")
@@ -241,10 +243,22 @@ class World:
             delay_s = rng.uniform(0.01, 0.1)
             if self.now < self.gst:
                 side = next((mask for until, mask in self.parts if self.now < until), 0)
-                if (side >> source.number ^ side >> number) & 1 or rng.random() < self.loss:
+                if (side >> source.number ^ side >> number) & 1 or rng.random() < self.loss_of(
+                    data, source, number
+                ):
                     continue
                 delay_s = rng.uniform(0.01, self.slowest)
             self.later(delay_s, target, "message", data, source.key.node_id)
+
+    def loss_of(self, data, source, number):
+        """Where one member is to know alone: it hears every precommit, the others none, and it is not heard after."""
+        kind = data[1]  # behind the head of the array
+        if self.knows_alone is None or kind in (Kind.PROPOSAL, WANTED):
+            return self.loss
+        if number == self.knows_alone:
+            return 0.0
+        told = kind == CERTIFICATE or len(source.store) > 0
+        return 0.97 if kind == Kind.PRECOMMIT or told else self.loss
 
     # --- a traitor that holds a member's key ---
 
@@ -291,17 +305,17 @@ class World:
         if node.is_honest and is_own:
             place = (node.number, statement.height, statement.round, statement.kind)
             if self.said.setdefault(place, statement) != statement:
-                raise Unsafe(f"said twice: {self.said[place]}, {statement}")
+                raise UnsafeError(f"said twice: {self.said[place]}, {statement}")
             is_alone = isinstance(message, Proposal) or len(message.signatures) == 1
             if is_alone and data not in node.log:
-                raise Unsafe(f"said before it was on disk: {statement}")
+                raise UnsafeError(f"said before it was on disk: {statement}")
 
     def note_decision(self, node, certificate):
         if node.is_honest:
             if self.decided.setdefault(certificate.height, certificate.value) != certificate.value:
-                raise Unsafe(f"height {certificate.height}: {certificate.value} after {self.decided}")
+                raise UnsafeError(f"height {certificate.height}: {certificate.value} after {self.decided}")
             if certificate.value == INVALID:
-                raise Unsafe("an invalid value")
+                raise UnsafeError("an invalid value")
 
     def check_logs(self):
         """Every log gives back the standing that wrote it."""

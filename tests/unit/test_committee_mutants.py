@@ -4,11 +4,6 @@ import pytest
 
 from tests.support import committee_rules
 from tests.support.committee_mutants import MUTANTS
-from tests.support.committee_world import World, install
-
-IN_SCHEDULES = {
-    "a lock binds nobody": 0,
-}
 
 
 def break_rule(monkeypatch, name):
