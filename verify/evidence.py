@@ -131,4 +131,4 @@ def in_order(evidence: Iterable[Evidence]) -> list[Evidence]:
 
 def _rank(fact: Evidence) -> tuple[int, EvidenceId, int, str]:
     good = -UNIT if isinstance(fact, Proof) else weigh(fact).good
-    return fact.unix_time, fact.evidence_id, good, str(fact)
+    return fact.unix_time, fact.evidence_id, good, repr(fact)  # all of it, so that no two facts tie

@@ -114,6 +114,12 @@ def test_good_is_forgotten_by_one_part_in_200_and_bad_by_one_in_2000():
     assert after(passes(1), after(passes(5000))).integrity.good <= GOOD_FORGOTTEN * UNIT
 
 
+def test_a_part_of_a_fact_forgets_the_same_part_so_that_it_never_hurts():
+    trusted = after(passes(2000))
+    own = after([Audit(0, b"", "passed", Source.RELEASED)] * 100, trusted)
+    assert own.integrity.good >= trusted.integrity.good
+
+
 def test_a_newcomer_scores_below_whoever_has_passed_an_audit():
     assert Reputation().integrity.score == 16_952  # 1 - .95^(1/3)
     assert fold(passes(1)).integrity.score > Reputation().integrity.score
@@ -173,6 +179,11 @@ def test_order_and_repetition_of_arrival_change_nothing(evidence, draw):
     draw.shuffle(shuffled)
     assert fold(shuffled) == fold(evidence)
     assert in_order(shuffled) == in_order(evidence)
+
+
+def test_facts_of_one_record_that_read_alike_have_an_order_too():
+    facts = [Service(0, number(1), Delivery.LOST, promised_ms) for promised_ms in (1, 2)]
+    assert in_order(facts) == in_order(facts[::-1])
 
 
 def test_one_record_counts_once_the_worse_of_one_date_first():
