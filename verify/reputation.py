@@ -1,8 +1,8 @@
 """Reputation: what a node's record is worth, as a fold over dated evidence. Pure, in integers of 1e-6.
 
 Two rates are held apart: *integrity* from audits, *service* from waits and losses. Each is a Beta distribution with the
-prior (1, 3), of which the 5 % quantile counts: what the rate is at least. So a newcomer starts near 0, at .017, lower
-than any node with a fair record, and nobody gains by coming back under a new name.
+prior (1, 3), of which the 5 % quantile counts: what the rate is at least. So a newcomer starts near 0, at .017, and
+who comes back under a new name has lost all trust that was earned.
 
 Forgetting goes by evidence, not by time: a whole fact leaves .995 of the good and .9995 of the bad that was there, a
 part of a fact the same part of that. So good counts 200 at most, bad 2,000 times what a failure weighs, and bad fades
