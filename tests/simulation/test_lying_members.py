@@ -8,7 +8,7 @@ import trio
 from structlog.testing import capture_logs
 
 from overlay.errors import AnswerError
-from overlay.wire.answer import AnswerFailed, TokensGenerated
+from overlay.wire.answer import AnswerAccepted, AnswerFailed, ReceiptIssued, TokensGenerated
 from overlay.wire.answer_codec import frame_event
 from overlay.wire.handover import (
     HAND_ID_BYTES,
@@ -134,6 +134,8 @@ TOKEN = frame_event(TokensGenerated("an honest token", 1, (), (0,)))
         (b"\0\0\0\2\xff\xff", TOKEN, TOKEN),
         (b"\xff\xff\xff\xff", b"more", TOKEN),
         (b"",),
+        (frame_event(ReceiptIssued(b"of nothing")), TOKEN),
+        (frame_event(AnswerAccepted()),) * 9,
     ],
 )
 async def test_an_answer_of_nonsense_is_given_up_and_the_link_stays(autojump_clock, parts):
