@@ -286,6 +286,21 @@ async def test_half_prompts_are_bounded_by_number_and_by_length(autojump_clock):
         assert HandEnded(long) in heard
 
 
+async def test_a_flood_of_loads_that_nobody_asked_for_costs_no_check_of_a_signature(autojump_clock):
+    async with group_network(GroupEngine(), GroupEngine()) as net:
+        await linked(net, LIAR, "m0")
+        hands, entropy, group = net["m0"].groups.hands, fixed_entropy("loads"), group_of(net[LIAR])
+        heard = group_of(net["m0"]).machine.load_of(net[LIAR].node_id)
+        net[LIAR].engine.gate.set(queued_tokens=7777)
+        blob = group.tell_load()
+        for _ in range(1000):
+            flood = WaitTold(group.id, entropy(HAND_ID_BYTES), blob, 0)
+            assert net[LIAR].switch.send_group_message(net["m0"].node_id, flood)
+        await until(lambda: hands.counters["told_uncalled_for"] == 1000, 0.5)
+        assert group_of(net["m0"]).machine.load_of(net[LIAR].node_id).report == heard.report
+        assert net["m0"].switch.links.get(net[LIAR].node_id) is not None
+
+
 async def test_answers_and_ends_that_nobody_asked_for_are_ignored(autojump_clock):
     async with group_network(GroupEngine(), GroupEngine()) as net:
         await linked(net, LIAR, "m0")
