@@ -8,7 +8,7 @@ does not go on by itself where a member fails: it tells the client, who knows wh
 with them, over the same circuits.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from node.logs import get_logger
 from node.serving.answer_writer import AnswerWriter, Emit
 from node.serving.hands import HandLostError, Hands
 from node.serving.model_group import ModelGroup
+from node.serving.patience import Awaited, Patience
 from overlay.errors import RemoteProtocolError
 from overlay.protocol.witness import Witness
 from overlay.routing.cost import Wait
@@ -50,8 +51,6 @@ PROBE_TIMEOUT_S = 0.3
 MEASURE_TIMEOUT_S = 1.0
 MAX_TRIES = 3
 """Members that a prompt is handed to in turn, until one begins to answer."""
-PATIENCE_S, PATIENCE_RATIO = 3.0, 4.0
-"""A first token is waited for so long, and this many times the wait that was predicted."""
 PAUSE_S = 7.0
 """Between two events of an answer. A client gives up its entry node after 10 s, and would blame that one."""
 LOST = "member_lost"
@@ -99,6 +98,7 @@ class Forwarder:
         self._observer = observer
         self._entropy = entropy
         self._max_wait_s = max_wait_s
+        self._patience = Patience()
 
     # --- choosing ---------------------------------------------------------------------------------------
 
@@ -221,25 +221,19 @@ class Forwarder:
         member, hand = chosen.member, self._entropy(HAND_ID_BYTES)
         group.note_sent(member, hand, measured, chosen.cached_tokens, trio.current_time())
         relay = _Relay(emit, _witness_of(group, handed.task))
-        started, predicted_s = trio.current_time(), chosen.wait.total_s - chosen.wait.late_s
+        predicted_s = chosen.wait.total_s - chosen.wait.late_s
         most_events = _most_events(handed.task.prompt.sampler.max_tokens)
-        first_by = started + PATIENCE_S + PATIENCE_RATIO * predicted_s
-        try:
-            with trio.CancelScope(deadline=first_by) as patience:
-                async with self._hands.deliver(member, hand, group.id, handed, most_events) as events:
-                    async for event in events:
-                        patience.deadline = float("inf")  # who asked may take its time
-                        await relay.pass_on(event)
-                        if relay.is_over:
-                            break
-                        patience.deadline = trio.current_time() + PAUSE_S if relay.has_begun else first_by
-        except HandLostError as error:
-            relay.failure = relay.failure or AnswerFailed(LOST, str(error), 1.0)
-        finally:
-            group.note_taken(member, hand)
-            if patience.cancelled_caught:
-                relay.failure, relay.is_silent = AnswerFailed(LOST, "the member says nothing", 1.0), True
-            _note_outcome(group, member, relay, predicted_s, started)
+        with self._patience.awaiting(member, predicted_s, trio.current_time()) as awaited:
+            try:
+                with awaited.scope:
+                    async with self._hands.deliver(member, hand, group.id, handed, most_events) as events:
+                        await self._relay(member, events, relay, awaited)
+            except HandLostError as error:
+                relay.failure = relay.failure or AnswerFailed(LOST, str(error), 1.0)
+            finally:
+                group.note_taken(member, hand)
+                relay.note_silence(awaited)
+                self._note_outcome(group, member, relay, predicted_s, awaited)
         if relay.failure is None:
             return True
         log.info("a member failed", member=member.hex()[:16], code=relay.failure.code)
@@ -247,6 +241,41 @@ class Forwarder:
             return False
         await emit(AnswerFailed(LOST, "the node that was answering is gone", 0.0))
         return True
+
+    async def _relay(
+        self, member: NodeId, events: AsyncIterator[AnswerEvent], relay: "_Relay", awaited: Awaited
+    ) -> None:
+        async for event in events:
+            relay.note(event, trio.current_time())
+            if relay.has_begun:
+                self._patience.begun(member, awaited, trio.current_time())
+            awaited.scope.deadline = float("inf")  # who asked may take its time
+            await relay.pass_on(event)
+            if relay.is_over:
+                break
+            awaited.scope.deadline = trio.current_time() + PAUSE_S
+
+    def _note_outcome(
+        self, group: ModelGroup, member: NodeId, relay: "_Relay", predicted_s: float, awaited: Awaited
+    ) -> None:
+        """Hold what a member did against what it said. One that dies in its answer has kept its word so far.
+
+        Where the client left before the first token, nobody knows how long it would have taken.
+        """
+        now = trio.current_time()
+        waited_s = (relay.first_at or now) - awaited.started
+        if relay.has_begun and not relay.is_silent:
+            is_named = group.promises.delivered(member, predicted_s, waited_s, now)
+        elif relay.was_given_up:
+            is_named = group.promises.given_up(member, predicted_s, waited_s, now)
+        elif relay.failure is not None:
+            is_named = group.promises.failed(member, now)
+            if not relay.has_begun:
+                self._patience.failed(member, now)
+        else:
+            return
+        if is_named:
+            log.warning("a member does not do what it says; it is asked less", member=member.hex()[:16])
 
 
 def _most_events(max_tokens: int) -> int:
@@ -268,25 +297,6 @@ def _named(task: Task, group: ModelGroup) -> Task:
     return replace(task, prompt=replace(task.prompt, model=group.card.model_id))
 
 
-def _note_outcome(
-    group: ModelGroup, member: NodeId, relay: "_Relay", predicted_s: float, started: float
-) -> None:
-    """Hold what a member did against what it said. One that dies in its answer has kept its word so far.
-
-    Where the client left before the first token, nobody knows how long it would have taken.
-    """
-    now = trio.current_time()
-    if relay.first_at is None and relay.failure is None and not relay.is_silent:
-        return
-    if relay.is_silent or (relay.failure is not None and not relay.has_begun):
-        is_named = group.promises.failed(member, now)
-    else:
-        waited_s = (relay.first_at or now) - started
-        is_named = group.promises.delivered(member, predicted_s, waited_s, now)
-    if is_named:
-        log.warning("a member does not do what it says; it is asked less", member=member.hex()[:16])
-
-
 class _Relay:
     """Passes a member's events on to who asked."""
 
@@ -294,22 +304,40 @@ class _Relay:
         self.has_begun = False
         self.is_over = False
         self.is_silent = False
+        self.was_given_up = False
         self.first_at: float | None = None
         self.failure: AnswerFailed | None = None
         self._emit: Callable[[AnswerEvent], Awaitable[None]] = emit
         self._witness = witness
 
-    async def pass_on(self, event: AnswerEvent) -> None:
-        """Pass one event on. A failure is kept back: who asked need not hear of it where another member does better."""
+    def note(self, event: AnswerEvent, now: float) -> None:
+        """What an event says of the answer. One that has no place before the first token, or is false, ends it."""
         if isinstance(event, AnswerFailed):
-            self.failure, self.is_over = event, True
-            return
+            self.failure = event
+        else:
+            self._check(event, now)
+        self.is_over = self.failure is not None or isinstance(event, ReceiptIssued)
+
+    def _check(self, event: AnswerEvent, now: float) -> None:
         try:
             self._witness.receive(event)
         except RemoteProtocolError as error:
-            self.failure, self.is_over = AnswerFailed(LOST, str(error), 1.0), True
+            self.failure = AnswerFailed(LOST, str(error), 1.0)
             return
-        if isinstance(event, TokensGenerated | AnswerFinished) and not self.has_begun:
-            self.has_begun, self.first_at = True, trio.current_time()
-        self.is_over = isinstance(event, ReceiptIssued)
-        await self._emit(event)
+        if self.has_begun:
+            return
+        if isinstance(event, TokensGenerated | AnswerFinished):
+            self.has_begun, self.first_at = True, now
+        else:
+            self.failure = AnswerFailed(LOST, "the member's answer has no beginning", 1.0)
+
+    def note_silence(self, awaited: Awaited) -> None:
+        """What it says of the member where the wait was ended."""
+        if awaited.scope.cancelled_caught:
+            self.failure, self.is_silent = AnswerFailed(LOST, "the member says nothing", 1.0), True
+            self.was_given_up = not self.has_begun and trio.current_time() < awaited.first_by
+
+    async def pass_on(self, event: AnswerEvent) -> None:
+        """Pass one event on. A failure is kept back: who asked need not hear of it where another member does better."""
+        if self.failure is None:
+            await self._emit(event)

@@ -62,6 +62,8 @@ PARTIAL_TIMEOUT_S = 10.0
 """A prompt whose parts stop coming is given up after this."""
 
 _REMEMBERED_REFUSALS = 64
+_TOLD_PER_PROMPT = 2
+"""Loads that come with a prompt's answer: when the engine has it, and when the answer is over."""
 
 log = get_logger("group")
 
@@ -92,13 +94,23 @@ class Host(Protocol):
         """Answer a prompt of another member."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question that a member has not answered yet."""
+
+    group: GroupId
+    send: trio.MemorySendChannel[Told]
+
+
 @dataclass(slots=True, eq=False)
 class _Outgoing:
     """A prompt that a member answers for us."""
 
+    group: GroupId
     send: trio.MemorySendChannel[AnswerEvent]
     reader: EventReader = field(default_factory=EventReader)
     received_bytes: int = 0
+    told: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +131,7 @@ class Hands:
         self._switch = switch
         self._host = host
         self._entropy = entropy
-        self._asked: dict[tuple[NodeId, HandId], trio.MemorySendChannel[Told]] = {}
+        self._asked: dict[tuple[NodeId, HandId], _Question] = {}
         self._outgoing: dict[tuple[NodeId, HandId], _Outgoing] = {}
         self._incoming: dict[tuple[NodeId, HandId], _Incoming] = {}
         self._refused: deque[tuple[NodeId, HandId]] = deque(maxlen=_REMEMBERED_REFUSALS)
@@ -151,7 +163,7 @@ class Hands:
             with trio.move_on_after(timeout_s):
                 async with trio.open_nursery() as nursery:
                     for key in keys:
-                        self._asked[key] = send
+                        self._asked[key] = _Question(group, send)
                         nursery.start_soon(self._ask_one, key, WaitAsked(group, key[1], chain))
                     while len(found) < len(members):
                         found.append(await receive.receive())
@@ -188,7 +200,7 @@ class Hands:
             raise HandLostError(str(error)) from error
         send, receive = trio.open_memory_channel[AnswerEvent](most_events)
         key = (member, hand)
-        self._outgoing[key] = _Outgoing(send)
+        self._outgoing[key] = _Outgoing(group, send)
         self.counters["handed_over"] += 1
         try:
             for at in range(0, len(data), MAX_HAND_PART_BYTES):
@@ -209,11 +221,8 @@ class Hands:
         match message:
             case WaitAsked():
                 self._receive_question(peer, message)
-            case WaitTold(_, hand):
-                self._host.wait_told(peer, message)
-                asked = self._asked.pop((peer, hand), None)
-                if asked is not None:
-                    asked.send_nowait((peer, message))
+            case WaitTold():
+                self._receive_told(peer, message)
             case PromptPart():
                 self._receive_part(peer, message)
             case EventsPart():
@@ -238,6 +247,23 @@ class Hands:
             return
         self.counters["questions_answered"] += 1
         self._switch.send_group_message(peer, WaitTold(message.group, message.hand, *found))
+
+    def _receive_told(self, peer: NodeId, message: WaitTold) -> None:
+        """Look at what was asked for and at nothing else: a load costs a check of a signature.
+
+        An answer that comes too late can't be told from one that nobody asked for.
+        """
+        key = (peer, message.hand)
+        question, outgoing = self._asked.get(key), self._outgoing.get(key)
+        if question is not None and question.group == message.group:
+            del self._asked[key]
+            self._host.wait_told(peer, message)
+            question.send.send_nowait((peer, message))
+        elif outgoing is not None and outgoing.group == message.group and outgoing.told < _TOLD_PER_PROMPT:
+            outgoing.told += 1
+            self._host.wait_told(peer, message)
+        else:
+            self.counters["told_uncalled_for"] += 1
 
     def _receive_part(self, peer: NodeId, part: PromptPart) -> None:
         key = (peer, part.hand)

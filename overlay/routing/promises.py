@@ -24,6 +24,11 @@ NAMED_S = 1.0
 _MOST_MEMBERS = 4096
 
 
+def honest_s(promised_s: float) -> float:
+    """What an honest member may take where so much was promised."""
+    return RATIO * promised_s + SLACK_S
+
+
 @dataclass(slots=True)
 class _Record:
     late_s: float
@@ -43,7 +48,12 @@ class Promises:
 
     def delivered(self, member: NodeId, promised_s: float, waited_s: float, now: float) -> bool:
         """A first token came after so long. Returns whether the member is to be named for it."""
-        return self._record(member, max(0.0, waited_s - RATIO * promised_s - SLACK_S), now)
+        return self._record(member, max(0.0, waited_s - honest_s(promised_s)), now)
+
+    def given_up(self, member: NodeId, promised_s: float, waited_s: float, now: float) -> bool:
+        """A prompt was taken elsewhere since another one was late there: at least so late. Returns the same."""
+        late_s = waited_s - honest_s(promised_s)
+        return self._record(member, max(late_s, self.late_s(member, now)), now)
 
     def failed(self, member: NodeId, now: float) -> bool:
         """A prompt was refused or waited for in vain, or its answer stopped coming. Returns the same."""

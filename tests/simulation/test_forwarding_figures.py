@@ -6,7 +6,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from node.serving.forwarder import PATIENCE_RATIO, PATIENCE_S
+from node.serving.patience import PATIENCE_RATIO, PATIENCE_S
 from overlay.wire.handover import HandEnded, PromptPart, WaitTold
 from tests.support.group_engine import GroupEngine
 from tests.support.liars import LIES

@@ -8,7 +8,7 @@ import trio
 from structlog.testing import capture_logs
 
 from overlay.errors import AnswerError
-from overlay.wire.answer import AnswerFailed, CheckpointIssued, TokensGenerated
+from overlay.wire.answer import AnswerAccepted, AnswerFailed, CheckpointIssued, ReceiptIssued, TokensGenerated
 from overlay.wire.answer_codec import frame_event
 from overlay.wire.handover import (
     HAND_ID_BYTES,
@@ -134,6 +134,8 @@ TOKEN = frame_event(TokensGenerated("an honest token", 1, (), (0,)))
         (b"\0\0\0\2\xff\xff", TOKEN, TOKEN),
         (b"\xff\xff\xff\xff", b"more", TOKEN),
         (b"",),
+        (frame_event(ReceiptIssued(b"of nothing")), TOKEN),
+        (frame_event(AnswerAccepted()),) * 9,
     ],
 )
 async def test_an_answer_of_nonsense_is_given_up_and_the_link_stays(autojump_clock, parts):
@@ -292,6 +294,21 @@ async def test_half_prompts_are_bounded_by_number_and_by_length(autojump_clock):
             net[LIAR].switch.send_group_message(net["m0"].node_id, part)
         await trio.sleep(1.0)
         assert HandEnded(long) in heard
+
+
+async def test_a_flood_of_loads_that_nobody_asked_for_costs_no_check_of_a_signature(autojump_clock):
+    async with group_network(GroupEngine(), GroupEngine()) as net:
+        await linked(net, LIAR, "m0")
+        hands, entropy, group = net["m0"].groups.hands, fixed_entropy("loads"), group_of(net[LIAR])
+        heard = group_of(net["m0"]).machine.load_of(net[LIAR].node_id)
+        net[LIAR].engine.gate.set(queued_tokens=7777)
+        blob = group.tell_load()
+        for _ in range(1000):
+            flood = WaitTold(group.id, entropy(HAND_ID_BYTES), blob, 0)
+            assert net[LIAR].switch.send_group_message(net["m0"].node_id, flood)
+        await until(lambda: hands.counters["told_uncalled_for"] == 1000, 0.5)
+        assert group_of(net["m0"]).machine.load_of(net[LIAR].node_id).report == heard.report
+        assert net["m0"].switch.links.get(net[LIAR].node_id) is not None
 
 
 async def test_answers_and_ends_that_nobody_asked_for_are_ignored(autojump_clock):

@@ -78,3 +78,13 @@ def test_who_refuses_what_its_words_draw_is_late_too_and_named():
     promises = Promises()
     assert [promises.failed(BOB, 0.0) for _ in range(5)].count(True) == 1
     assert NAMED_S < promises.late_s(BOB, 0.0) < FAILED_S
+
+
+def test_what_was_taken_elsewhere_counts_as_late_as_it_was_and_forgives_nothing():
+    promises = Promises()
+    promises.given_up(BOB, 0.0, 2.0 + SLACK_S, 0.0)
+    assert promises.late_s(BOB, 0.0) == pytest.approx(GAIN * 2.0)
+    promises.failed(BOB, 0.0)
+    before = promises.late_s(BOB, 0.0)
+    promises.given_up(BOB, 0.0, 1.0 + SLACK_S, 0.0)
+    assert promises.late_s(BOB, 0.0) == pytest.approx(before)
