@@ -37,7 +37,7 @@ demo: model
 
 test: model
 	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not hundred and not wheel and not js and not models and not upstream"
+	@$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadfile -m "not soak and not hundred and not wheel and not js and not models and not upstream"
 
 # What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js,
 # a second model, another model server.

@@ -72,7 +72,7 @@ def test_what_failed_before_is_not_held_against_a_prompt_that_is_sent_later(pati
         assert deadlines(later) == [5.0 + PATIENCE_S]
 
 
-def test_the_next_one_is_the_witness_when_the_first_has_gone(patience, out):
+def test_the_next_one_is_the_first_due_when_the_first_has_gone(patience, out):
     with patience.awaiting(BOB, 0.0, 0.0):
         left = [out(BOB, 0.0, 0.1), out(BOB, 0.0, 0.2)]
     assert deadlines(*left) == [0.1 + PATIENCE_S, 0.1 + honest_s(0.0) + DOUBT_S]
