@@ -95,7 +95,11 @@ async def test_a_burst_at_a_slow_honest_member_makes_no_stampede(autojump_clock,
     async with group_network(*engines) as net:
         found = await a_burst(net)
         assert sum(found.by.values()) == BURST
-        assert found.handed_over < 2 * BURST <= MAX_TRIES * BURST
-        read = [engine.read for engine in engines]
-        assert BURST <= sum(len(engine.started) for engine in engines) <= BURST + 2  # little is begun in vain
-        assert max(read) <= BURST // 2 + 1  # nobody gets it all
+        assert (
+            found.handed_over <= BURST < MAX_TRIES * BURST
+        )  # who is late is left once, for where there is room
+        started = sum(len(engine.started) for engine in engines)
+        assert BURST <= started <= BURST + 4  # little is begun in vain
+        assert (
+            max(found.first_s) < 18.0
+        )  # two prompts that wait out their patience one after the other take 21 s
