@@ -6,13 +6,13 @@ STAMP  := $(VENV)/.installed
 export CLOVE_MODELS ?= $(CURDIR)/.models
 SOURCES := crypto overlay verify node tests benchmarks deploy docs
 
-.PHONY: demo test test-more test-kills check format setup model clean help system bench-forwarding
+.PHONY: demo test test-more test-kills lint check format setup model clean help system bench-forwarding
 help:
 	@echo "make demo    bring up a local network, ask a question, see what happened"
 	@echo "make test    set up and run all tests"
 	@echo "make test-more  the tests that take longer or need Node.js"
 	@echo "make test-kills  a hundred answers, each of whose model nodes is killed"
-	@echo "make check   format, lint, types, architecture, unit tests"
+	@echo "make check   format, lint, types, architecture (make lint), and unit tests"
 	@echo "make bench-NAME   one benchmark of benchmarks/ (for example bench-dispersal)"
 
 system:
@@ -37,7 +37,7 @@ demo: model
 
 test: model
 	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadfile -m "not soak and not hundred and not wheel and not js and not models and not upstream"
+	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not hundred and not wheel and not js and not models and not upstream"
 
 # What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js,
 # a second model, another model server.
@@ -47,11 +47,13 @@ test-more: model
 test-kills: model
 	@$(BIN)/python -m pytest tests/integration/test_kills.py -q -m hundred
 
-check: $(STAMP)
+lint: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+check: lint
 	@$(BIN)/python -m pytest tests/unit tests/vectors -q -n 2
 
 format: $(STAMP)
