@@ -78,9 +78,8 @@ class Node:
             Speed(
                 prefill_token_s=1 / TOKENS_PER_S,
                 attended_s=1e-8,
-                decode_step_s=step_s,
+                mixed_step_s=step_s + 256 / TOKENS_PER_S,
                 mixed_tokens=256,
-                chunk_tokens=512,
             ),
             Load(
                 queued_tokens=queued,

@@ -17,7 +17,7 @@ from overlay.wire.group import BlockHash, Load, Speed
 
 MEMBERS = [NodeId(index.to_bytes(32, "big")) for index in range(64)]
 PROMPT_BLOCKS = 10_000 // 16
-SPEED = Speed(prefill_token_s=1e-3, attended_s=1e-7, decode_step_s=0.03, mixed_tokens=24, chunk_tokens=512)
+SPEED = Speed(prefill_token_s=1e-3, attended_s=1e-7, mixed_step_s=0.054, mixed_tokens=24)
 LOAD = Load(queued_tokens=300, decoding=4, free_slots=8, answer_s=1.0, decoding_s=3.0)
 
 

@@ -110,12 +110,12 @@ class Node:
 
     def speed(self) -> Speed:
         """What it has measured."""
+        token_s = self.costs.token_s + self.costs.step_s / CHUNK
         return Speed(
-            prefill_token_s=self.costs.token_s + self.costs.step_s / CHUNK,
+            prefill_token_s=token_s,
             attended_s=self.costs.attended_s,
-            decode_step_s=self.costs.answer_s * max(1, len(self.running)),
+            mixed_step_s=CHUNK * token_s + self.costs.answer_s * max(1, len(self.running)),
             mixed_tokens=CHUNK,
-            chunk_tokens=CHUNK,
         )
 
     def tell(self, now: float) -> Told:

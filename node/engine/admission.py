@@ -81,7 +81,6 @@ class Admission:
             decode_step_s=decode_step_s,
             attended_s=(predict(StepWork(0, chunk, chunk * chunk)) - predict(StepWork(0, chunk, 0.0)))
             / chunk**2,
-            chunk_tokens=chunk,
             mixed_tokens=mixed,
             mixed_step_s=predict(StepWork(max(decoding, 1), mixed, context + mixed * mixed / 2)),
             decoding_s=max((job.output for job in answers), default=0) * decode_step_s,

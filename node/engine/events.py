@@ -117,9 +117,9 @@ class EngineLoad:
 
     waiting, reading, decoding: requests by what becomes of them now. queued_tokens: prompt tokens that are still to be
     computed, cached ones not counted. prefill_token_s, decode_step_s: seconds of a prompt token in a long chunk and of
-    a step of the present answers, as measured here; attended_s: of a token looking at one position. chunk_tokens,
-    mixed_tokens: prompt tokens read in a step, without and with answers beside them; mixed_step_s: of a step of the
-    latter kind. decoding_s: until the present answers are over. free_slots: answers that could begin at once.
+    a step of the present answers, as measured here; attended_s: of a token looking at one position.
+    mixed_tokens: prompt tokens read in a step beside answers; mixed_step_s: of such a step. decoding_s: until the
+    present answers are over. free_slots: answers that could begin at once.
     wait_s: until a prompt of one token would have its first; 0 on an idle model.
     answer_s: until its answer, if of usual length, would be whole.
     """
@@ -133,7 +133,6 @@ class EngineLoad:
     prefill_token_s: float
     decode_step_s: float
     attended_s: float
-    chunk_tokens: int
     mixed_tokens: int
     mixed_step_s: float
     decoding_s: float

@@ -23,10 +23,10 @@ from overlay.wire.limits import (
     MAX_ANSWER_WAIT_S,
     MAX_ASKED_BLOCKS,
     MAX_ATTENDED_S,
-    MAX_DECODE_STEP_S,
     MAX_PREFILL_TOKEN_S,
     MAX_QUEUED_TOKENS,
     MAX_RUNNING_ANSWERS,
+    MAX_STEP_S,
     MIN_PREFILL_TOKEN_S,
 )
 from overlay.wire.prompt import Task
@@ -132,15 +132,13 @@ class ModelGroup:
         if engine is None:
             return None
         ahead_s = engine.queued_tokens * engine.prefill_token_s
-        beside_s = engine.mixed_step_s - engine.mixed_tokens * engine.prefill_token_s
         slot_s = 0.0 if engine.free_slots else max(0.0, engine.wait_s - ahead_s)
         return (
             Speed(
                 prefill_token_s=min(max(engine.prefill_token_s, MIN_PREFILL_TOKEN_S), MAX_PREFILL_TOKEN_S),
                 attended_s=min(engine.attended_s, MAX_ATTENDED_S),
-                decode_step_s=min(max(beside_s, 0.0), MAX_DECODE_STEP_S),
+                mixed_step_s=min(engine.mixed_step_s, MAX_STEP_S),
                 mixed_tokens=engine.mixed_tokens,
-                chunk_tokens=engine.chunk_tokens,
             ),
             Load(
                 queued_tokens=min(engine.queued_tokens, MAX_QUEUED_TOKENS),

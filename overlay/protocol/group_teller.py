@@ -163,7 +163,6 @@ def _is_notable(told: LoadReport, newest: LoadReport) -> bool:
         or _is_far(was.decoding, now.decoding, _ANSWERS)
         or _is_far(old.prefill_token_s, new.prefill_token_s, 0.0)
         or _is_far(old.mixed_tokens, new.mixed_tokens, 0)
-        or _is_far(old.chunk_tokens, new.chunk_tokens, 0)
     )
 
 

@@ -62,6 +62,6 @@ def _read_s(speed: Speed, load: Load, tokens: int) -> float:
     """Seconds until so many prompt tokens are read, the steps included that running answers take meanwhile."""
     beside = 0.0
     if load.decoding:
-        token_s = speed.prefill_token_s + speed.decode_step_s / speed.mixed_tokens
+        token_s = max(speed.prefill_token_s, speed.mixed_step_s / speed.mixed_tokens)
         beside = min(tokens, load.decoding_s / token_s) * (token_s - speed.prefill_token_s)
     return tokens * speed.prefill_token_s + beside

@@ -75,15 +75,13 @@ class Speed:
     """What a member has measured of itself, in seconds.
 
     prefill_token_s: of one prompt token in a long chunk. attended_s: of one token attending to one position.
-    mixed_tokens: prompt tokens that it reads in a step while it answers others; decode_step_s: what such a step takes
-    beyond as many tokens of a long chunk. chunk_tokens: the same while it answers nobody.
+    mixed_tokens: prompt tokens that it reads in a step while it answers others; mixed_step_s: of such a step.
     """
 
     prefill_token_s: float
     attended_s: float
-    decode_step_s: float
+    mixed_step_s: float
     mixed_tokens: int
-    chunk_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

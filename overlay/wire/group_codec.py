@@ -18,12 +18,12 @@ from overlay.wire.limits import (
     MAX_ANSWER_WAIT_S,
     MAX_ATTENDED_S,
     MAX_CHUNK_TOKENS,
-    MAX_DECODE_STEP_S,
     MAX_ENTRY_BLOCKS,
     MAX_LOG_ENTRIES,
     MAX_PREFILL_TOKEN_S,
     MAX_QUEUED_TOKENS,
     MAX_RUNNING_ANSWERS,
+    MAX_STEP_S,
     MIN_PREFILL_TOKEN_S,
     NODE_ID_BYTES,
 )
@@ -42,7 +42,7 @@ MAX_SEQ = (1 << 32) - 3
 
 _INCARNATION_BYTES = 6
 _ENTRY = struct.Struct(f">B{NODE_ID_BYTES}s{_INCARNATION_BYTES}sIHH")
-_LOAD = struct.Struct(f">B{NODE_ID_BYTES}s{_INCARNATION_BYTES}sI3f3I2H2f")
+_LOAD = struct.Struct(f">B{NODE_ID_BYTES}s{_INCARNATION_BYTES}sI3f2I2H2f")
 
 MAX_ENTRY_BYTES = SIGNATURE_BYTES + _ENTRY.size + MAX_ENTRY_BLOCKS * BLOCK_HASH_BYTES
 LOAD_BYTES = SIGNATURE_BYTES + _LOAD.size
@@ -141,9 +141,8 @@ def _encode_load(report: LoadReport) -> bytes:
             report.seq,
             speed.prefill_token_s,
             speed.attended_s,
-            speed.decode_step_s,
+            speed.mixed_step_s,
             speed.mixed_tokens,
-            speed.chunk_tokens,
             load.queued_tokens,
             load.decoding,
             load.free_slots,
@@ -158,15 +157,15 @@ def _encode_load(report: LoadReport) -> bytes:
 
 def _read_load(body: bytes) -> LoadReport:
     version, origin, incarnation, seq, *numbers = _LOAD.unpack(body)
-    prefill, attended, step, mixed, chunk, queued, decoding, free, answer, decoding_s = numbers
+    prefill, attended, step, mixed, queued, decoding, free, answer, decoding_s = numbers
     _check(version, FORMAT, FORMAT)
     _check(seq, 0, MAX_SEQ)
-    _check_all((mixed, chunk), 1, MAX_CHUNK_TOKENS)
+    _check(mixed, 1, MAX_CHUNK_TOKENS)
     _check_all((decoding, free), 0, MAX_RUNNING_ANSWERS)
     _check(queued, 0, MAX_QUEUED_TOKENS)
     _check(prefill, MIN_PREFILL_TOKEN_S, MAX_PREFILL_TOKEN_S)
     _check(attended, 0.0, MAX_ATTENDED_S)
-    _check(step, 0.0, MAX_DECODE_STEP_S)
+    _check(step, 0.0, MAX_STEP_S)
     _check(answer, 0.0, MAX_ANSWER_WAIT_S)
     _check(decoding_s, 0.0, MAX_ANSWER_WAIT_S)
     return LoadReport(
@@ -176,9 +175,8 @@ def _read_load(body: bytes) -> LoadReport:
         Speed(
             prefill_token_s=prefill,
             attended_s=attended,
-            decode_step_s=step,
+            mixed_step_s=step,
             mixed_tokens=mixed,
-            chunk_tokens=chunk,
         ),
         Load(
             queued_tokens=queued, decoding=decoding, free_slots=free, answer_s=answer, decoding_s=decoding_s

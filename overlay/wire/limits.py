@@ -164,7 +164,7 @@ MAX_LOG_BLOCKS = 1 << 16
 """Blocks that one log mentions since its base. Over it, entries are not taken until the next base."""
 MAX_LOG_ENTRIES = 4096
 """Entries of one log since its base. Over it, the same."""
-MAX_PREFILL_TOKEN_S, MAX_ATTENDED_S, MAX_DECODE_STEP_S, MAX_ANSWER_WAIT_S = 60.0, 1.0, 600.0, 86_400.0
+MAX_PREFILL_TOKEN_S, MAX_ATTENDED_S, MAX_STEP_S, MAX_ANSWER_WAIT_S = 60.0, 1.0, 600.0, 86_400.0
 MIN_PREFILL_TOKEN_S = 2.0**-30
 MAX_CHUNK_TOKENS, MAX_QUEUED_TOKENS, MAX_RUNNING_ANSWERS = 1 << 20, 1 << 24, 4096
 """What a member can say of its speed and load. A report out of these bounds is malformed."""

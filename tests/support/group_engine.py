@@ -24,7 +24,6 @@ IDLE_ENGINE = EngineLoad(
     prefill_token_s=2.0**-10,
     decode_step_s=2.0**-5,
     attended_s=2.0**-24,
-    chunk_tokens=512,
     mixed_tokens=24,
     mixed_step_s=0.0625,
     decoding_s=0.0,

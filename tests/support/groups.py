@@ -9,9 +9,7 @@ from overlay.wire.messages import FRAME_HEADER_BYTES, decode_message, encode_mes
 from tests.support.descriptors import fixed_key
 
 GROUP = GroupId(b"a group of nodes")
-SPEED = Speed(
-    prefill_token_s=2.0**-10, attended_s=2.0**-24, decode_step_s=2.0**-5, mixed_tokens=24, chunk_tokens=512
-)
+SPEED = Speed(prefill_token_s=2.0**-10, attended_s=2.0**-24, mixed_step_s=2.0**-4, mixed_tokens=24)
 IDLE = Load(queued_tokens=0, decoding=0, free_slots=8, answer_s=0.0, decoding_s=0.0)
 
 

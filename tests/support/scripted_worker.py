@@ -58,7 +58,6 @@ def load(wait_s):
         prefill_token_s=0.001,
         decode_step_s=0.01,
         attended_s=1e-8,
-        chunk_tokens=512,
         mixed_tokens=16,
         mixed_step_s=0.0625,
         decoding_s=0.0,

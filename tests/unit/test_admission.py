@@ -112,6 +112,20 @@ def test_a_load_counts_who_waits_who_is_read_and_who_answers():
     assert load.wait_s > 1000 * TOKEN_S
 
 
+def test_a_load_tells_how_long_the_present_answers_go_on_and_what_reading_beside_them_takes():
+    model = Model(max_wait_s=1e9)
+    assert model.load.decoding_s == 0.0
+    model.submit(10, output=50)
+    model.step()
+    model.submit(10, output=20)
+    model.step()
+    load, mixed = model.load, LIMITS.mixed_prefill_tokens
+    assert load.decoding == 2
+    assert load.decoding_s == pytest.approx(48 * load.decode_step_s)  # the longer one, which has two tokens
+    assert load.mixed_step_s > load.decode_step_s + 0.9 * mixed * TOKEN_S
+    assert load.mixed_tokens == mixed
+
+
 def test_measured_steps_change_what_is_predicted():
     model = Model(max_wait_s=1e9)
     model.submit(1000)
@@ -177,7 +191,6 @@ LOAD = EngineLoad(
     prefill_token_s=0.001,
     decode_step_s=0.03,
     attended_s=1e-8,
-    chunk_tokens=512,
     mixed_tokens=16,
     mixed_step_s=0.1,
     decoding_s=3.0,

@@ -241,7 +241,6 @@ async def test_status_says_in_one_line_how_busy_a_model_is(tmp_path):
         prefill_token_s=0.001,
         decode_step_s=0.074,
         attended_s=1e-8,
-        chunk_tokens=512,
         mixed_tokens=16,
         mixed_step_s=0.1,
         decoding_s=3.0,

@@ -67,7 +67,6 @@ FRAMES = (
             prefill_token_s=0.001,
             decode_step_s=0.05,
             attended_s=1e-8,
-            chunk_tokens=512,
             mixed_tokens=16,
             mixed_step_s=0.1,
             decoding_s=3.0,

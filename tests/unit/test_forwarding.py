@@ -24,7 +24,7 @@ from tests.support.entropy import fixed_entropy
 
 MEMBERS = [NodeId(bytes([index]) * 32) for index in range(1, 9)]
 A, B, C, D = MEMBERS[:4]
-SPEED = Speed(prefill_token_s=0.001, attended_s=0.0, decode_step_s=0.03, mixed_tokens=24, chunk_tokens=512)
+SPEED = Speed(prefill_token_s=0.001, attended_s=0.0, mixed_step_s=0.054, mixed_tokens=24)
 IDLE = Load(queued_tokens=0, decoding=0, free_slots=8, answer_s=0.0, decoding_s=0.0)
 
 

@@ -70,7 +70,7 @@ def test_a_process_that_was_idle_has_saved_little():
 
 def test_prompts_at_a_member_are_those_it_told_of_and_those_sent_since():
     load = Load(queued_tokens=100, decoding=2, free_slots=5, answer_s=0.0, decoding_s=3.0)
-    speed = Speed(prefill_token_s=0.01, attended_s=1e-7, decode_step_s=0.1, mixed_tokens=16, chunk_tokens=512)
+    speed = Speed(prefill_token_s=0.01, attended_s=1e-7, mixed_step_s=0.26, mixed_tokens=16)
     candidate = Candidate(member=bytes(32), speed=speed, load=load, sent=Sent(40, 1), age_s=1.0)
     seen = Seen(candidate, cached_tokens=16, slots=8)
     assert (seen.requests, seen.queued_tokens) == (4, 140)

@@ -48,9 +48,8 @@ speeds = st.builds(
     Speed,
     prefill_token_s=seconds(2.0**-30, 60),
     attended_s=seconds(0, 1),
-    decode_step_s=seconds(0, 600),
+    mixed_step_s=seconds(0, 600),
     mixed_tokens=st.integers(1, 1 << 20),
-    chunk_tokens=st.integers(1, 1 << 20),
 )
 loads = st.builds(
     Load,
@@ -162,9 +161,10 @@ def test_an_entry_out_of_bounds_is_not_told(changes):
         {"speed": {"prefill_token_s": 61.0}},
         {"speed": {"prefill_token_s": 1e300}},
         {"speed": {"attended_s": -1.0}},
-        {"speed": {"decode_step_s": 601.0}},
+        {"speed": {"mixed_step_s": 601.0}},
+        {"decoding_s": 86_401.0},
         {"speed": {"mixed_tokens": 0}},
-        {"speed": {"chunk_tokens": (1 << 20) + 1}},
+        {"speed": {"mixed_tokens": (1 << 20) + 1}},
     ],
 )
 def test_an_absurd_speed_or_load_is_not_told(changes):
@@ -174,7 +174,7 @@ def test_an_absurd_speed_or_load_is_not_told(changes):
 
 def test_an_absurd_speed_or_load_that_is_signed_is_malformed():
     body = bytearray(sign_load(ALICE.sign, GROUP, report())[64:])
-    for at, value in ((43, b"\x7f\x80\0\0"), (43, bytes(4)), (47, b"\xff\xc0\0\0"), (63, b"\x01\0\0\x01")):
+    for at, value in ((43, b"\x7f\x80\0\0"), (43, bytes(4)), (47, b"\xff\xc0\0\0"), (59, b"\x01\0\0\x01")):
         changed = bytes(body[:at] + value + body[at + 4 :])
         with pytest.raises(DecodeError):
             decode_load(ALICE.sign(LOAD_CONTEXT, GROUP + changed) + changed, GROUP)
@@ -190,7 +190,7 @@ def test_an_entry_of_another_form_is_malformed():
 def test_lengths_are_those_of_the_specification():
     full = entry(stored=(), evicted=tuple(number.to_bytes(8, "big") for number in range(MAX_ENTRY_BLOCKS)))
     assert len(sign_log_entry(ALICE.sign, GROUP, full)) == MAX_ENTRY_BYTES == 111 + 8 * MAX_ENTRY_BLOCKS
-    assert len(sign_load(ALICE.sign, GROUP, report())) == LOAD_BYTES == 143
+    assert len(sign_load(ALICE.sign, GROUP, report())) == LOAD_BYTES == 139
 
 
 def test_groups_differ_by_network_model_and_arithmetic():

@@ -58,7 +58,7 @@ messages: st.SearchStrategy[ControlMessage] = st.one_of(
         GroupNews,
         tokens,
         st.lists(st.binary(min_size=1, max_size=200), max_size=5).map(tuple),
-        st.lists(st.binary(min_size=1, max_size=143), max_size=5).map(tuple),
+        st.lists(st.binary(min_size=1, max_size=139), max_size=5).map(tuple),
     ),
 )
 
@@ -212,7 +212,7 @@ def test_a_reply_is_said_by_one_number():
         [bytes(15), [], []],
         [bytes(16), [b""], []],
         [bytes(16), [b"x" * 4208], []],
-        [bytes(16), [], [b"x" * 144]],
+        [bytes(16), [], [b"x" * 140]],
         [bytes(16), [b"x"] * (limits.MAX_NEWS_ITEMS + 1), []],
         [bytes(16), {}, []],
         [bytes(16), [b"x" * 4000] * 17, []],

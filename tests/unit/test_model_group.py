@@ -215,9 +215,9 @@ async def test_of_a_member_that_left_nothing_is_expected_when_it_is_back():
 @pytest.mark.parametrize(
     "measured",
     [
-        {"decode_step_s": 3600.0, "prefill_token_s": 3600.0, "attended_s": 3600.0},  # the machine was asleep
-        {"prefill_token_s": 0.0, "attended_s": 0.0, "decode_step_s": 0.0},  # nothing took any time
-        {"free_slots": 0, "wait_s": 1e9},
+        {"mixed_step_s": 3600.0, "prefill_token_s": 3600.0, "attended_s": 3600.0},  # the machine was asleep
+        {"prefill_token_s": 0.0, "attended_s": 0.0, "mixed_step_s": 0.0},  # nothing took any time
+        {"free_slots": 0, "wait_s": 1e9, "decoding_s": 1e9},
         {"queued_tokens": 1 << 40, "decoding": 1 << 20, "free_slots": 1 << 20},
     ],
 )

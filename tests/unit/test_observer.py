@@ -31,7 +31,6 @@ def test_an_engine_s_load_is_shown_under_the_alias_that_its_owner_chose():
         prefill_token_s=0.001,
         decode_step_s=0.074,
         attended_s=1e-8,
-        chunk_tokens=512,
         mixed_tokens=16,
         mixed_step_s=0.1,
         decoding_s=3.0,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from overlay.routing.cost import Sent, predict_wait
 from overlay.wire.group import Load, Speed
 
-SPEED = Speed(prefill_token_s=0.001, attended_s=1e-7, decode_step_s=0.03, mixed_tokens=24, chunk_tokens=512)
+SPEED = Speed(prefill_token_s=0.001, attended_s=1e-7, mixed_step_s=0.054, mixed_tokens=24)
 IDLE = Load(queued_tokens=0, decoding=0, free_slots=16, answer_s=0.0, decoding_s=0.0)
 BUSY = Load(queued_tokens=1000, decoding=8, free_slots=8, answer_s=2.0, decoding_s=9.0)
 
@@ -81,5 +81,7 @@ def test_more_to_do_is_never_sooner(tokens, cached, queued, decoding):
 
 def test_the_steps_of_answers_weigh_less_where_chunks_are_longer():
     answering = replace(IDLE, decoding=8, queued_tokens=1000, decoding_s=9.0)
-    found = predict_wait(replace(SPEED, mixed_tokens=512), answering, Sent(), tokens=100, cached=0)
+    found = predict_wait(
+        replace(SPEED, mixed_tokens=512, mixed_step_s=0.542), answering, Sent(), tokens=100, cached=0
+    )
     assert found.total_s < wait(answering, tokens=100, cached=0).total_s
