@@ -7,7 +7,7 @@ import pytest
 from node.engine.events import CacheReport, EngineLoad
 from node.serving.model_group import SESSION_S, TOLD_SOON_S, Membership, ModelGroup
 from overlay.wire.group import BLOCK_TOKENS, LoadReport
-from overlay.wire.group_codec import sign_load
+from overlay.wire.group_codec import decode_load, sign_load
 from overlay.wire.group_messages import GroupVector
 from overlay.wire.prompt import Task
 from tests.support.descriptors import fixed_key
@@ -210,6 +210,15 @@ async def test_of_a_member_that_left_nothing_is_expected_when_it_is_back():
     group.set_members(members)
     hear(group, BOB)
     assert of(group.estimate(turn, 1.0), BOB).cached_tokens == 0
+
+
+def test_what_an_engine_has_measured_is_told():
+    engine = dataclasses.replace(IDLE_ENGINE, queued_tokens=70, decoding=2, decoding_s=5.0, mixed_step_s=0.5)
+    blob = a_group(engine).tell_load()
+    report = decode_load(blob, a_group().id).check()
+    assert (report.load.queued_tokens, report.load.decoding, report.load.decoding_s) == (70, 2, 5.0)
+    assert (report.speed.mixed_step_s, report.speed.mixed_tokens) == (0.5, IDLE_ENGINE.mixed_tokens)
+    assert report.speed.prefill_token_s == IDLE_ENGINE.prefill_token_s
 
 
 @pytest.mark.parametrize(
