@@ -29,10 +29,11 @@ from benchmarks.reputation_rules import (
     Ours,
     PlanetServe,
 )
+from verify.committee.genesis import quorum_of
 from verify.evidence import Audit, Delivery, Service
 from verify.lower_bound import UNIT
 from verify.reputation import Reputation, Tally
-from verify.scores import Scores, median_scores, quorum
+from verify.scores import Scores, median_scores
 
 EPOCHS = 300
 ANSWERS = 60
@@ -178,7 +179,7 @@ def hear_liars(told: int, seed: int) -> tuple[float, float]:
             node = node.after(observed(draw, 0.01))
         said.append(Scores.of(node))
     said.sort(key=lambda scores: scores.service, reverse=told > 0)
-    taken = said[: quorum(VERIFIERS) - LIARS] + [Scores(told, told)] * LIARS
+    taken = said[: quorum_of(VERIFIERS) - LIARS] + [Scores(told, told)] * LIARS
     true = statistics.median(scores.service for scores in said)
     found = median_scores([{NODE: scores} for scores in taken], VERIFIERS)[NODE].service
     return abs(found - true) / UNIT, abs(statistics.fmean(each.service for each in taken) - true) / UNIT

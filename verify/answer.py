@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from crypto.errors import AuthenticationError, DecodeError
 from crypto.identity import NodeId
-from overlay.wire.answer_terms import SamplerTerms
+from overlay.wire.answer_terms import UPSTREAM, SamplerTerms
 from overlay.wire.prompt import ModelId, Prompt
 from verify.audit import FIXED_TABLE, Table, audit
 from verify.errors import ReplayRefusedError
 from verify.parts import Asked, KeptPart, divide
 from verify.ports import Replay, Scorer
 from verify.receipt import Receipt, commit_prompt, decode_receipt
-from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
+from verify.stated import StatedAnswer, commit_answer_text, commit_prompt_text, upstream_model_id
 from verify.verdict import Finding, Part, Reason, Verdict
 
 _ENDINGS = {"eos": "stop", "stop": "stop", "length": "length"}

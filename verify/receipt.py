@@ -15,9 +15,16 @@ from typing import Literal, cast
 
 from crypto.checkable import Signed
 from crypto.errors import DecodeError
-from crypto.identity import IdentityKey, decode_node_id
+from crypto.identity import NODE_ID_BYTES, SIGNATURE_BYTES, IdentityKey, decode_node_id
 from overlay.errors import LocalProtocolError
-from overlay.wire.answer_terms import SamplerTerms, read_model_id, read_numerics_class, read_sampler_terms
+from overlay.wire.answer_terms import (
+    UPSTREAM,
+    SamplerTerms,
+    read_model_id,
+    read_numerics_class,
+    read_sampler_terms,
+)
+from overlay.wire.limits import MAX_UNIX_TIME
 from overlay.wire.prompt import ModelId
 from overlay.wire.records import (
     pack_record,
@@ -28,18 +35,15 @@ from overlay.wire.records import (
     unpack_record,
 )
 from verify.fingerprint import FINGERPRINT_BYTES, decode_fingerprint
-from verify.stated import MAX_STATED_TOKENS, UPSTREAM, StatedAnswer
+from verify.stated import MAX_STATED_TOKENS, StatedAnswer
 
 FORMAT = 3
 CONTEXT = b"clove-receipt/1"
-NODE_ID_BYTES = 32
-SIGNATURE_BYTES = 64
 NONCE_BYTES = 32
 COMMITMENT_BYTES = 32
 BLINDING_BYTES = 32
 MAX_OUTPUT_TOKENS = 1 << 15
 MAX_PROMPT_TOKENS = 1 << 24
-MAX_UNIX_TIME = (1 << 40) - 1
 MAX_RECEIPT_BYTES = 1024 + MAX_OUTPUT_TOKENS * (4 + 2 + FINGERPRINT_BYTES)
 _LOWEST_LOGPROB = -65504.0
 _PREFIX_BYTES = NODE_ID_BYTES + SIGNATURE_BYTES

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from crypto.errors import DecodeError
 from crypto.identity import decode_node_id
-from overlay.wire.limits import MAX_ATTEMPTS, MAX_CHECKPOINT_BYTES
+from overlay.wire.limits import MAX_ATTEMPTS, MAX_CHECKPOINT_BYTES, MAX_UNIX_TIME
 from overlay.wire.prompt import (
     HIGHEST_REPETITION_PENALTY,
     LOWEST_REPETITION_PENALTY,
@@ -40,7 +40,7 @@ from overlay.wire.prompt_codec import (
 )
 from verify.answer import AnswerRecord
 from verify.parts import KeptPart
-from verify.receipt import MAX_OUTPUT_TOKENS, MAX_RECEIPT_BYTES, MAX_UNIX_TIME
+from verify.receipt import MAX_OUTPUT_TOKENS, MAX_RECEIPT_BYTES
 
 FORMAT = "clove-answer/4"
 _WITHOUT_PARTS = "clove-answer/3"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crypto.identity import NodeId
+from verify.committee.genesis import quorum_of
 from verify.lower_bound import UNIT
 from verify.reputation import Reputation
 
@@ -35,19 +36,14 @@ class Scores:
 Report = Mapping[NodeId, Scores]
 
 
-def quorum(members: int) -> int:
-    """How many reports of so many members are needed."""
-    return 2 * members // 3 + 1
-
-
 def median_scores(reports: Sequence[Report], members: int) -> dict[NodeId, Scores]:
     """The median of each coordinate; of two in the middle, the lower.
 
     A report that leaves a node out says that it is new, so that nobody is judged by the few that name it. Raises
     ValueError when there are fewer reports than a quorum of the committee, or more than members.
     """
-    if not quorum(members) <= len(reports) <= members:
-        raise ValueError(f"{len(reports)} reports of {members} members, not {quorum(members)} at least")
+    if not quorum_of(members) <= len(reports) <= members:
+        raise ValueError(f"{len(reports)} reports of {members} members, not {quorum_of(members)} at least")
     unknown = Scores.of(Reputation())
     found = {}
     for node_id in sorted(set().union(*reports)):

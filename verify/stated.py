@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from overlay.wire.prompt import ModelId, Prompt
 from overlay.wire.records import pack_record
 
-UPSTREAM = "upstream"
-"""The numerics class of answers that nobody can replay."""
 BLINDING_BYTES = 32
 COMMITMENT_BYTES = 32
 MAX_STATED_TOKENS = 1 << 24

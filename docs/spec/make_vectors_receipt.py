@@ -5,6 +5,7 @@ Byte strings are hex. Keys come from fixed seeds; signatures are Ed25519's and s
 
 import json
 import struct
+from dataclasses import asdict
 from hashlib import shake_256
 from pathlib import Path
 
@@ -142,14 +143,7 @@ def make_valid() -> list[Vector]:
             "identity_seed": BOB.seed.hex(),
             "model_id": found.model_id,
             "numerics_class": found.numerics_class,
-            "temperature": found.sampler.temperature,
-            "top_p": found.sampler.top_p,
-            "top_k": found.sampler.top_k,
-            "max_tokens": found.sampler.max_tokens,
-            "min_tokens": found.sampler.min_tokens,
-            "repetition_penalty": found.sampler.repetition_penalty,
-            "presence_penalty": found.sampler.presence_penalty,
-            "frequency_penalty": found.sampler.frequency_penalty,
+            **asdict(found.sampler),
             "nonce": found.nonce.hex(),
             "commitment": found.commitment.hex(),
             "serial": found.serial,

@@ -31,8 +31,9 @@ from node.engine.openai_codec import decode_models
 from node.engine.settings import UpstreamModel, UpstreamSettings
 from node.engine.upstream_answer import UpstreamAnswer
 from node.engine.upstream_request import denied, refusal_of, request_of
+from overlay.wire.answer_terms import UPSTREAM
 from overlay.wire.prompt import Prompt
-from verify.stated import UPSTREAM, upstream_model_id
+from verify.stated import upstream_model_id
 
 _LOG = structlog.get_logger(__name__)
 

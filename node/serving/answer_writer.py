@@ -35,11 +35,11 @@ from overlay.wire.answer import (
     ReceiptIssued,
     TokensGenerated,
 )
-from overlay.wire.answer_terms import SamplerTerms
+from overlay.wire.answer_terms import UPSTREAM, SamplerTerms
 from overlay.wire.checkpoint import Checkpoint, OutputHash, sign_checkpoint
 from overlay.wire.prompt import Prompt, Task
 from verify.receipt import Receipt, commit_prompt, round_logprob, sign_receipt
-from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text, commit_prompt_text
+from verify.stated import StatedAnswer, commit_answer_text, commit_prompt_text
 
 SERIAL_BYTES = 8
 """Serials are drawn at random, so that they tell nothing of how many prompts a node answers."""

@@ -14,6 +14,8 @@ from overlay.wire.prompt import (
 )
 from overlay.wire.records import read_fields, read_integer, read_number, read_text
 
+UPSTREAM = "upstream"
+"""The numerics class of answers that nobody can replay: they have no token ids."""
 MAX_TEMPERATURE = 2.0
 MAX_COMPLETION_TOKENS = 1 << 17
 _MODEL_ID = re.compile(r"m-[0-9a-f]{40}")

@@ -17,21 +17,19 @@ from crypto.identity import NODE_ID_BYTES, SIGNATURE_BYTES, IdentityKey, decode_
 from overlay.errors import LocalProtocolError
 from overlay.wire.answer_terms import (
     MAX_COMPLETION_TOKENS,
+    UPSTREAM,
     SamplerTerms,
     read_model_id,
     read_numerics_class,
     read_sampler_terms,
 )
-from overlay.wire.limits import MAX_CHECKPOINT_BYTES
+from overlay.wire.limits import MAX_CHECKPOINT_BYTES, MAX_UNIX_TIME
 from overlay.wire.prompt import ModelId
 from overlay.wire.records import pack_record, read_fields, read_integer, read_octets, unpack_record
 
 FORMAT = 1
 CONTEXT = b"clove-checkpoint/1"
-UNREPLAYABLE = "upstream"
-"""The class of answers without ids: there is nothing that a checkpoint could state of them."""
 HASH_BYTES = 32
-MAX_UNIX_TIME = (1 << 40) - 1
 _PREFIX_BYTES = NODE_ID_BYTES + SIGNATURE_BYTES
 _HASH_LABEL = b"clove-checkpoint"
 
@@ -122,7 +120,7 @@ def _read_body(record: list[object]) -> Checkpoint:
     read_integer(version, FORMAT, FORMAT)
     total = read_integer(count, 1, MAX_COMPLETION_TOKENS)
     numerics_class = read_numerics_class(numerics)
-    if numerics_class == UNREPLAYABLE:
+    if numerics_class == UPSTREAM:
         raise DecodeError("checkpoint: of a class without token ids")
     return Checkpoint(
         model_id=read_model_id(model_id),

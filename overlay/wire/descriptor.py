@@ -19,7 +19,7 @@ from crypto.errors import DecodeError
 from crypto.exchange import is_low_order
 from crypto.identity import IdentityKey, NodeId, decode_node_id
 from overlay.errors import LocalProtocolError
-from overlay.wire.limits import MAX_DESCRIPTOR_BYTES, NODE_ID_BYTES
+from overlay.wire.limits import MAX_DESCRIPTOR_BYTES, MAX_UNIX_TIME, NODE_ID_BYTES
 from overlay.wire.prompt import ModelId
 from overlay.wire.records import (
     pack_record,
@@ -47,7 +47,6 @@ MAX_CONTEXT_TOKENS = 1 << 24
 MAX_DIFFICULTY = 32
 MIN_TTL_S = 1
 MAX_TTL_S = 7 * 24 * 3600
-MAX_UNIX_TIME = (1 << 40) - 1
 MAX_EPOCH = (1 << 32) - 1
 SEQ_SLACK_S = 300
 _DIGEST_LABEL = b"clove-directory/1"

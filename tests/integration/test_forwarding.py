@@ -42,11 +42,24 @@ def network(tmp_path_factory):
 
 def get_used(network, node):
     """Its owner asks a node for something, so that it knows how fast it is."""
+    question = f"{node['name']}. " + "stone glass river cloud " * 120
+    with streaming(network, node, question, max_tokens=16) as reply:
+        assert reply.status_code == 200
+        reply.read()
+
+
+def streaming(network, node, question, **terms):
+    """Its owner asks a node itself."""
     token = (network.home / "testbed" / "nodes" / node["name"] / "admin.token").read_text().strip()
-    content = f"{node['name']}. " + "stone glass river cloud " * 120
-    body = {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 16}
-    url, headers = node["api_url"] + "/v1/chat/completions", {"Authorization": f"Bearer {token}"}
-    httpx.post(url, json=body, headers=headers, timeout=120, trust_env=False).raise_for_status()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": question}], "stream": True, **terms}
+    return httpx.stream(
+        "POST",
+        node["api_url"] + "/v1/chat/completions",
+        json=body,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=300,
+        trust_env=False,
+    )
 
 
 def until(is_so, problem):
@@ -87,22 +100,12 @@ def ahead_s(network, node):
 @contextmanager
 def busy(network, node):
     """Its owner keeps a node busy: long prompts, and again when it has refused one as too many."""
-    token = (network.home / "testbed" / "nodes" / node["name"] / "admin.token").read_text().strip()
-    url = node["api_url"] + "/v1/chat/completions"
-    headers = {"Authorization": f"Bearer {token}"}
     done = threading.Event()
 
     def keep_reading(number):
         for turn in range(LONG_S):
-            content = f"Number {number}, {turn}. " + "cats rain iron bread " * 350
-            body = {
-                "model": MODEL,
-                "messages": [{"role": "user", "content": content}],
-                "max_tokens": 400,
-                "min_tokens": 400,
-                "stream": True,
-            }
-            with httpx.stream("POST", url, json=body, headers=headers, timeout=300, trust_env=False) as reply:
+            question = f"Number {number}, {turn}. " + "cats rain iron bread " * 350
+            with streaming(network, node, question, max_tokens=400, min_tokens=400) as reply:
                 assert reply.status_code in (200, 429), reply.read()
                 for _ in reply.iter_lines():
                     if done.is_set():

@@ -4,14 +4,13 @@ import struct
 from dataclasses import dataclass, replace
 
 from crypto.identity import IdentityKey
-from overlay.wire.answer_terms import SamplerTerms
+from overlay.wire.answer_terms import UPSTREAM, SamplerTerms
 from overlay.wire.prompt import ChatMessage, ModelId, Prompt, SamplerSpec
 from tests.support.descriptors import MODEL_ID, UNIX_TIME, fixed_key
 from verify.answer import AnswerRecord
 from verify.ports import Ending
 from verify.receipt import Receipt, commit_prompt, round_logprob, sign_receipt
 from verify.stated import (
-    UPSTREAM,
     StatedAnswer,
     commit_answer_text,
     commit_prompt_text,

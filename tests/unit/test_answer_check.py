@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.errors import DecodeError
+from overlay.wire.answer_terms import UPSTREAM
 from overlay.wire.prompt import ChatMessage, Prompt
 from tests.support.answers import samplers
 from tests.support.checkpoints import make_checkpoint, make_part
@@ -27,7 +28,7 @@ from tests.support.receipts import (
 from verify.answer import check_answer, check_without_model
 from verify.errors import ReplayRefusedError, ReplayUnavailableError
 from verify.record_codec import MAX_RECORD_BYTES, decode_record, encode_record
-from verify.stated import UPSTREAM, StatedAnswer, commit_answer_text
+from verify.stated import StatedAnswer, commit_answer_text
 from verify.verdict import Finding, Outcome, Part
 
 OTHER_MODEL = "m-" + "f" * 40

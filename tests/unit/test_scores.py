@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verify.committee.genesis import quorum_of
 from verify.lower_bound import UNIT
 from verify.reputation import Reputation
-from verify.scores import Scores, median_scores, quorum
+from verify.scores import Scores, median_scores
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 SCORES = st.builds(Scores, st.integers(0, UNIT), st.integers(0, UNIT))
@@ -16,7 +17,7 @@ SCORES = st.builds(Scores, st.integers(0, UNIT), st.integers(0, UNIT))
 @settings(deadline=None)
 def test_result_lies_between_honest_reports_whatever_a_third_says(data, members):
     liars = data.draw(st.integers(0, (members - 1) // 3))
-    count = data.draw(st.integers(quorum(members), members))
+    count = data.draw(st.integers(quorum_of(members), members))
     honest = data.draw(st.lists(SCORES, min_size=count - liars, max_size=count - liars))
     lies = data.draw(st.lists(SCORES, min_size=liars, max_size=liars))
     found = median_scores([{BOB: said} for said in (*lies, *honest)], members)[BOB]
@@ -45,7 +46,7 @@ def test_few_who_name_a_node_cant_make_it_known():
 
 @pytest.mark.parametrize(("members", "needed"), [(1, 1), (4, 3), (7, 5), (10, 7), (16, 11)])
 def test_fewer_reports_than_a_quorum_are_no_result(members, needed):
-    assert quorum(members) == needed
+    assert quorum_of(members) == needed
     reports = [{BOB: Scores(1, 1)}] * members
     assert median_scores(reports[:needed], members)
     with pytest.raises(ValueError, match="not"):

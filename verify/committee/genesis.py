@@ -26,6 +26,11 @@ _FIELDS = {"format", "network", "epoch_s", "members"}
 _NETWORK = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
+def quorum_of(members: int) -> int:
+    """More than two thirds of so many members."""
+    return 2 * members // 3 + 1
+
+
 @dataclass(frozen=True)
 class Genesis:
     """network: the network's name. epoch_s: seconds from one decision to the next. members: ascending, all different.
@@ -63,8 +68,8 @@ class Genesis:
 
     @cached_property
     def quorum(self) -> int:
-        """How many members decide: more than two thirds. Any two quorums share an honest member."""
-        return 2 * len(self.members) // 3 + 1
+        """How many members decide (`quorum_of`). Any two quorums share an honest member."""
+        return quorum_of(len(self.members))
 
     @cached_property
     def most_traitors(self) -> int:
