@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crypto.aead import ONE_USE_NONCE, TAG_BYTES, AeadKey, key_stream
+from crypto.checkable import CLOCK_SKEW_S
 from crypto.entropy import Entropy
 from crypto.errors import AuthenticationError, DecodeError
 from crypto.exchange import OnionKey, OnionPublicKey
@@ -30,7 +31,7 @@ SLOT_COUNT = 5
 SLOTS_BYTES = SLOT_BYTES * SLOT_COUNT
 TAIL_BYTES = CELL_BODY_BYTES - SLOTS_BYTES
 ID_PREFIX_BYTES = 16
-MAX_MINUTES_APART = 2
+MAX_MINUTES_APART = CLOCK_SKEW_S // 60
 
 _RECORD_SALT = b"clove-onion/1|build"
 _RECORD = struct.Struct("!32sBIHHI11s")

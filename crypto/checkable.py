@@ -7,7 +7,8 @@ from crypto.identity import NodeId, check_signature
 
 T = TypeVar("T")
 
-DEFAULT_SKEW_S = 120
+CLOCK_SKEW_S = 300
+"""By how much the clocks of two nodes may differ."""
 
 
 class Signed(Generic[T]):
@@ -41,7 +42,7 @@ class TimeBound(Generic[T]):
         self.not_before_unix = not_before_unix
         self.not_after_unix = not_after_unix
 
-    def check(self, unix_time: float, skew_s: float = DEFAULT_SKEW_S) -> T:
+    def check(self, unix_time: float, skew_s: float = CLOCK_SKEW_S) -> T:
         """The value. Raises ExpiredError outside its time, give or take `skew_s` for clocks that differ."""
         if unix_time + skew_s < self.not_before_unix:
             raise ExpiredError(f"not valid for another {self.not_before_unix - unix_time:.0f} s")

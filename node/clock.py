@@ -5,6 +5,8 @@ from typing import Protocol
 
 import trio
 
+from crypto.checkable import CLOCK_SKEW_S
+
 
 class Clock(Protocol):
     """Monotonic time for deadlines, wall time for what leaves this machine."""
@@ -40,3 +42,13 @@ def unix_time() -> float:
 def monotonic() -> float:
     """Monotonic seconds for code outside the daemon's loop: commands, the launcher."""
     return time.monotonic()  # noqa: TID251 -- this module is where it is wrapped
+
+
+def explain_apart(ahead_s: int | None) -> list[str]:
+    """A sentence where a clock is so far from the neighbours' that they don't take what is dated by it; else none.
+
+    ahead_s: of `Links.clock_ahead_s`.
+    """
+    if ahead_s is None or abs(ahead_s) <= CLOCK_SKEW_S:
+        return []
+    return [f"its clock is {abs(ahead_s)} s {'ahead of' if ahead_s > 0 else 'behind'} its neighbours'"]

@@ -25,7 +25,7 @@ from node.api.ports import (
     RouteReport,
     StatusReport,
 )
-from node.clock import Clock
+from node.clock import Clock, explain_apart
 from node.engine.errors import EngineError
 from node.engine.events import EngineLoad
 from node.errors import StoreError
@@ -330,7 +330,7 @@ class NodeService:
             raise AnswerError("model_not_found", f"this node does not serve {prompt.model!r} in a group")
         task = Task(prompt=prompt, blinding=bytes(BLINDING_BYTES), cache=cache)
         try:
-            measured = await group.measure(task, groups.epoch())
+            measured = await group.measure(task)
         except EngineError as error:
             raise AnswerError("prompt_refused", str(error)) from None
         return report_route(group, await groups.forwarder.plan(group, measured))
@@ -370,6 +370,7 @@ class NodeService:
             engine=self.own_loads(),
             anonymity=self._anonymity(),
             readiness=self.ready(),
+            clock_ahead_s=self._switch.links.clock_ahead_s(),
         )
 
     def peers(self) -> Sequence[PeerInfo]:
@@ -409,6 +410,8 @@ class NodeService:
             reasons.append("shutting down")
         if self._client is not None:
             reasons += self._client.explain_unready()
+        if reasons:  # where nothing is missing the clock is no cause: neighbours may say any time
+            reasons += explain_apart(self._switch.links.clock_ahead_s())
         return Readiness(not reasons, tuple(reasons))
 
     async def shutdown(self) -> None:

@@ -33,7 +33,8 @@ class Readiness:
 class StatusReport:
     """The daemon about itself. node_id is hex; anonymity is a sentence on what protection is left.
 
-    engine: how busy the models of this very node are; empty where it has none.
+    engine: how busy the models of this very node are; empty where it has none. clock_ahead_s: by how much its clock is
+    ahead of its neighbours', as the median of them said when they were linked; None where there are none.
     """
 
     node_id: str
@@ -52,6 +53,7 @@ class StatusReport:
     anonymity: str
     readiness: Readiness
     engine: tuple[EngineLoad, ...] = ()
+    clock_ahead_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from node.cli.options import HomeOption, JsonOption
 from node.cli.output import print_facts, print_json, span
 from node.errors import ExitCode
 
+TOLD_APART_S = 60
+
 
 def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say how the daemon is; ends with 4 while it can't answer prompts."""
@@ -28,6 +30,7 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
                 ("addresses", " ".join(report["addresses"])),
                 ("up for", span(report["uptime_s"])),
                 ("links", report["links"]),
+                *clock_line(report["clock_ahead_s"]),
                 ("known", f"{report['relays_known']} relays, {report['model_nodes_known']} model nodes"),
                 ("models", ", ".join(report["models"]) or "none"),
                 *(("engine", engine_line(load)) for load in report["engine"]),
@@ -37,6 +40,13 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
         )
     if not readiness["ready"]:
         raise typer.Exit(ExitCode.DEGRADED)
+
+
+def clock_line(ahead_s: int | None) -> list[tuple[str, str]]:
+    """The line on a clock that is a minute or more from its neighbours'; none else."""
+    if ahead_s is None or abs(ahead_s) < TOLD_APART_S:
+        return []
+    return [("clock", f"{span(abs(ahead_s))} {'ahead of' if ahead_s > 0 else 'behind'} its neighbours'")]
 
 
 def engine_line(load: Mapping[str, Any]) -> str:

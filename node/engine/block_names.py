@@ -5,9 +5,9 @@ the first one over the *scope*, so that prompts of different scopes have no name
 than names, so neither is taken for the other.
 
 The same construction serves under two keys. An engine worker's own, random for each of its lives, names the blocks of
-its pool and never leaves it. A *group key*, which all members of a model group have and which turns each epoch, names
-those that members tell each other of. Who has it can test guesses: he names a text that he guesses, and looks whether
-that name was told. So only blocks that anybody may share are told in it.
+its pool and never leaves it. A *group key*, which all members of a model group have, names those that members tell each
+other of. Who has it can test guesses: he names a text that he guesses, and looks whether that name was told. So only
+blocks that anybody may share are told in it.
 """
 
 from collections.abc import Sequence

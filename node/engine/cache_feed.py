@@ -51,17 +51,6 @@ class CacheFeed:
             await self._woken.wait()
         return self._reports.popleft()
 
-    def rekey(self, key: bytes) -> None:
-        """The group's key has turned: the worker is asked anew, and the next report `begins`, under this key.
-
-        Raises:
-            ValueError: it is empty, or over MAX_KEY_BYTES.
-        """
-        self._key = _checked(key)
-        self._reports.clear()
-        self._state = _State.LOST
-        self._woken.set()
-
     def put(self, report: CacheReport) -> None:
         """The worker told this."""
         if report.key != self._key:

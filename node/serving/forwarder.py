@@ -77,9 +77,6 @@ class Observer(Protocol):
     def group_of(self, model: str) -> ModelGroup | None:
         """The group of a model that this node serves with others; None where it is alone."""
 
-    def epoch(self) -> int:
-        """The key epoch now."""
-
 
 class Forwarder:
     """Answers prompts here or has them answered."""
@@ -194,7 +191,7 @@ class Forwarder:
         """None where that fails: the engine will say why."""
         try:
             with trio.move_on_after(MEASURE_TIMEOUT_S):
-                return await group.measure(task, self._observer.epoch())
+                return await group.measure(task)
         except EngineError:
             pass
         return None

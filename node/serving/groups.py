@@ -13,7 +13,6 @@ from node.engine.errors import ModelError
 from node.engine.events import ModelCard
 from node.engine.prompt_meter import PromptMeter
 from node.engine.supervisor import Engine
-from node.keys import EPOCH_S, epoch_at
 from node.logs import get_logger
 from node.metrics import Metrics
 from node.serving.answer_writer import AnswerWriter, Emit
@@ -99,17 +98,10 @@ class Groups:
     # --- what this node tells ---------------------------------------------------------------------------
 
     async def _follow_cache(self, group: ModelGroup) -> None:
-        """Tell which public blocks are here, under each epoch's names in turn."""
-        key = group.block_key(self.epoch())
-        with self._engine.cache.opened(group.card.model_id, key) as feed:
+        """Tell which public blocks are here."""
+        with self._engine.cache.opened(group.card.model_id, group.block_key) as feed:
             while True:
-                with trio.move_on_after(self._until_next_epoch_s()):
-                    while True:
-                        group.cache_changed(await feed.receive())
-                feed.rekey(group.block_key(self.epoch()))
-
-    def _until_next_epoch_s(self) -> float:
-        return max(0.1, EPOCH_S - self._unix_time() % EPOCH_S)
+                group.cache_changed(await feed.receive())
 
     async def _tell_loads(self) -> None:
         while True:
@@ -225,7 +217,3 @@ class Groups:
     def own_group_of(self, model: str) -> ModelGroup | None:
         """The group of a model that this node serves, even where it is alone in it."""
         return next((g for g in self._groups.values() if model in (g.card.model_id, g.card.alias)), None)
-
-    def epoch(self) -> int:
-        """`Observer`: the key epoch now."""
-        return epoch_at(self._unix_time())

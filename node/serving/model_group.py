@@ -17,7 +17,7 @@ from overlay.routing.cost import Sent
 from overlay.routing.forwarding import Candidate, Estimate, estimate_waits
 from overlay.routing.prefix_tree import PrefixTree
 from overlay.routing.promises import Promises
-from overlay.wire.group import Load, Speed, group_id
+from overlay.wire.group import GroupId, Load, Speed, group_id
 from overlay.wire.handover import HandId
 from overlay.wire.limits import (
     MAX_ANSWER_WAIT_S,
@@ -48,6 +48,15 @@ class Membership:
     card: ModelCard
 
 
+def block_key(network: bytes, group: GroupId) -> bytes:
+    """What a group's blocks are named under.
+
+    Members can make it, and so can others who know network and model: it keeps blocks of one group from being known
+    again in another, and no more (see the threat model).
+    """
+    return derive(network + group, b"clove-group-blocks/2")
+
+
 class ModelGroup:
     """One model's group, as this node sees it.
 
@@ -69,8 +78,8 @@ class ModelGroup:
         self.id = group_id(membership.network, self.card.model_id, self.card.numerics_class)
         self.node_id = membership.key.node_id
         self.meter = meter
+        self.block_key = block_key(membership.network, self.id)
         self.promises = Promises()
-        self._network = membership.network
         self._engine_load = engine_load
         self._weigh = weigh
         self._tree = PrefixTree(period_s=TOLD_SOON_S)
@@ -94,18 +103,10 @@ class ModelGroup:
             if member != self.node_id and self.machine.load_of(member) is not None
         ]
 
-    def block_key(self, epoch: int) -> bytes:
-        """What blocks are named under in this epoch.
-
-        Members can make it, and so can others who know network and model: it keeps blocks of one day and group from
-        being known again in another, and no more (see the threat model).
-        """
-        return derive(self._network + self.id, b"clove-group-blocks/1" + epoch.to_bytes(4, "big"))
-
-    async def measure(self, task: Task, epoch: int) -> Measured:
+    async def measure(self, task: Task) -> Measured:
         """A prompt's tokens and chain. Raises EngineError where it is refused."""
         scope = scope_of(task.cache, task.session)
-        found = await self.meter.measure(task.prompt, key=self.block_key(epoch), scope=scope)
+        found = await self.meter.measure(task.prompt, key=self.block_key, scope=scope)
         return Measured(
             found.tokens + len(task.given), found.chain[:MAX_ASKED_BLOCKS], is_told=task.cache == "public"
         )

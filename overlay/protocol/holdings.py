@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from crypto.checkable import DEFAULT_SKEW_S
+from crypto.checkable import CLOCK_SKEW_S
 from crypto.errors import AuthenticationError, DecodeError, ExpiredError
 from crypto.identity import NodeId
 from overlay.wire.descriptor import Descriptor, decode_descriptor, digest_of
@@ -127,5 +127,5 @@ class Holdings:
 
 
 def _is_over(descriptor: Descriptor, unix_time: float) -> bool:
-    is_early = unix_time + DEFAULT_SKEW_S < descriptor.issued_unix
-    return is_early or unix_time - DEFAULT_SKEW_S > descriptor.expires_unix
+    is_early = unix_time + CLOCK_SKEW_S < descriptor.issued_unix
+    return is_early or unix_time - CLOCK_SKEW_S > descriptor.expires_unix

@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crypto.aead import AeadKey
+from crypto.checkable import CLOCK_SKEW_S
 from crypto.dispersal import Clove, recover
 from crypto.errors import AuthenticationError, DecodeError, ShortageError
 from crypto.identity import NodeId
@@ -33,7 +34,6 @@ from crypto.sealed import SealingKey
 from overlay.protocol.answer_cell import AnswerTerms
 from overlay.protocol.envelope import SealedUpdate, open_envelope, open_update, update_key
 from overlay.wire.limits import (
-    CLOCK_SKEW_S,
     MAX_PARTIAL_PROMPT_BYTES,
     MAX_PARTIAL_PROMPTS,
     MAX_PARTIAL_PROMPTS_PER_PROXY,

@@ -104,6 +104,11 @@ class LinkMachine:
         """Both sides have greeted and neither has closed."""
         return self._state is _State.OPEN
 
+    @property
+    def clock_ahead_s(self) -> int | None:
+        """By how much this node's clock is ahead of the peer's, to some seconds; None before the peer has greeted."""
+        return None if self._peer_hello is None else self._own_hello.unix_time - self._peer_hello.unix_time
+
     def start(self) -> list[LinkOutput]:
         """Begins: a dialler greets, an acceptor waits to be greeted."""
         return [SendMessage(self._own_hello)] if self._dialled else []

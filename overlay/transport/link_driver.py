@@ -94,6 +94,11 @@ class Link:
         """Cells and messages may be sent."""
         return self._machine.is_open
 
+    @property
+    def clock_ahead_s(self) -> int | None:
+        """By how much this node's clock is ahead of the peer's; None before the peer has greeted."""
+        return self._machine.clock_ahead_s
+
     def send_cell(self, cell: bytes, circ_id: int, *, ends: bool = False) -> bool:
         """Queues a cell; False, and nothing sent, when a queue is full or the link isn't open.
 

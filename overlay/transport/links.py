@@ -86,6 +86,12 @@ class Links:
         """Returns all open links."""
         return tuple(link for link in self._links.values() if link.is_open)
 
+    def clock_ahead_s(self) -> int | None:
+        """By how much this node's clock is ahead of its neighbours', the median; None where there are none."""
+        told = [link.clock_ahead_s for link in self.open_links()]
+        apart = sorted(each for each in told if each is not None)
+        return apart[len(apart) // 2] if apart else None
+
     async def link_to(self, node_id: NodeId, addresses: Sequence[str]) -> Link:
         """Returns the link to a node, dialling it where there is none yet. Raises UnreachableError.
 

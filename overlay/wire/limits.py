@@ -33,9 +33,9 @@ MAX_CIRCUITS_PER_NEIGHBOUR = 256
 BUILDS_PER_S = 50.0
 BUILD_BURST = 200
 MAX_RATED_NEIGHBOURS = 4096
-MAX_REPLAY_ENTRIES = 131_072
-REPLAY_GENERATION_S = 300.0
-"""A build record is accepted for five minutes at most (two either way and the current one)."""
+MAX_REPLAY_ENTRIES = 262_144
+REPLAY_GENERATION_S = 660.0
+"""A build record is accepted for eleven minutes at most (five either way and the current one)."""
 MAX_LIFETIME_S = 3600
 LIFETIME_GRACE_S = 5.0
 """Relays outlive the lifetime asked for by this, so that the client's orderly close comes first."""
@@ -102,8 +102,7 @@ MAX_PATHS = 8
 MAX_PROMPT_BYTES = 512 * 1024
 """The message M, padding included. A client refuses to send a longer one."""
 MAX_PROMPT_LIFETIME_S = 600
-CLOCK_SKEW_S = 120
-"""A prompt that expires later than lifetime and skew allow, or has expired by more, is dropped."""
+"""A prompt that expires later than this and the skew of clocks allow, or has expired by more, is dropped."""
 
 # --- prompts, at a model node ---------------------------------------------------------------------
 MAX_PARTIAL_PROMPTS = 1024

@@ -6,6 +6,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from node.keys import EPOCH_S, epoch_at
 from node.serving.patience import PATIENCE_RATIO, PATIENCE_S
 from overlay.wire.handover import HandEnded, PromptPart, WaitTold
 from tests.support.group_engine import GroupEngine
@@ -20,7 +21,7 @@ from tests.support.members import (
     until,
     until_told,
 )
-from tests.support.network import a_prompt, answer_to
+from tests.support.network import UNIX_TIME, a_prompt, answer_to
 
 LIAR = "m2"
 HONEST_S, LIAR_S = 2.0, 8.0
@@ -136,17 +137,28 @@ async def test_a_member_that_says_taken_and_does_nothing_is_waited_for_no_longer
         assert group_of(net["m0"]).promises.late_s(liar.node_id, trio.current_time()) > 0.0
 
 
-@pytest.mark.parametrize(
-    "skews", [{}, {"m0": -55.0, "m1": 60.0}, {"m1": 110.0}, {"m0": 100.0, "c": -15.0}, {"m1": -110.0}]
-)
+APART = [
+    {},
+    {"m0": -135.0, "m1": 160.0},
+    {"m1": 295.0},
+    {"m1": -295.0},
+    {"m0": 200.0, "c": -95.0},
+    {"r0": 290.0, "r1": 150.0},
+]
+"""By how much nodes' clocks are ahead: up to the five minutes that may lie between any two."""
+
+
+@pytest.mark.parametrize("skews", APART)
 async def test_clocks_that_differ_by_minutes_change_nothing(autojump_clock, skews):
-    """Up to the two that descriptors and prompts allow; beyond, nodes don't take each other for alive."""
     engines = [GroupEngine(), GroupEngine(), GroupEngine()]
     for engine in engines[::2]:
         engine.gate.set(queued_tokens=20_000)
     async with group_network(*engines, skews=skews) as net:
         apart_s = net["m1"].unix_time() - net["m0"].unix_time()
         assert apart_s == pytest.approx(skews.get("m1", 0.0) - skews.get("m0", 0.0))
+        assert net["c"].links.clock_ahead_s() == pytest.approx(
+            skews.get("c", 0.0), abs=1.0
+        )  # of most of its links
         prompt, started = a_prompt(), trio.current_time()
         told = await net.ask(prompt)
         assert told.text == answer_to(prompt)
@@ -154,5 +166,25 @@ async def test_clocks_that_differ_by_minutes_change_nothing(autojump_clock, skew
         assert trio.current_time() - started < 40 * 0.03 + 1.0
         machine = group_of(net["m0"]).machine
         await until(lambda: machine.load_of(net["m1"].node_id).received_at > trio.current_time() - 0.5)
-        chain = await public_chain(net["m1"], prompt)
-        assert chain == await public_chain(net["m0"], prompt)
+
+
+@pytest.mark.parametrize("skews", [{"m0": -135.0, "m1": 160.0}, {"m0": 160.0, "c": -135.0}])
+async def test_a_day_that_ends_changes_nothing_by_whichever_clock(autojump_clock, skews):
+    """Keys turn at midnight, which comes to one node after the other; what was cached stays known, and prompts open."""
+    names = ["c", *(f"m{number}" for number in range(3)), *(f"r{number}" for number in range(16))]
+    before_midnight_s = EPOCH_S - UNIX_TIME % EPOCH_S - 180.0
+    skews = {name: before_midnight_s + skews.get(name, 0.0) for name in names}
+    engines = [GroupEngine(), GroupEngine(), GroupEngine()]
+    prompt = a_prompt(WORDS)
+    async with group_network(*engines, skews=skews) as net:
+        m1 = net["m1"]
+        days = {epoch_at(net[name].unix_time()) for name in net.nodes}
+        assert len(days) == 1
+        engines[1].cache.tell(await public_chain(m1, prompt))
+        await trio.sleep(GOSSIP_S)
+        for _ in range(5):
+            told = await net.ask(prompt, cache="public")
+            assert told.text == answer_to(prompt)
+            assert author_of(told) == m1.node_id
+            await trio.sleep(65.0)
+        assert {epoch_at(net[name].unix_time()) - 1 for name in net.nodes} == days

@@ -66,11 +66,8 @@ class FedCache:
     @contextmanager
     def opened(self, model_id: str, key: bytes) -> Iterator["FedCache"]:
         assert model_id == CARD.model_id
-        self.rekey(key)
-        yield self
-
-    def rekey(self, key: bytes) -> None:
         self.key = key
+        yield self
 
     def tell(self, stored: tuple[BlockHash, ...], evicted: tuple[BlockHash, ...] = ()) -> None:
         self._send.send_nowait((stored, evicted))

@@ -15,8 +15,8 @@ NETWORK = b"test"
 QUICK = LinkTiming(heartbeat_s=0.2, dead_after_s=0.6, greeting_timeout_s=2.0)
 
 
-def hello(network: bytes = NETWORK, version: int = LINK_VERSION) -> Hello:
-    return Hello(version, network, difficulty=0, unix_time=1_700_000_000)
+def hello(network: bytes = NETWORK, version: int = LINK_VERSION, unix_time: int = 1_700_000_000) -> Hello:
+    return Hello(version, network, difficulty=0, unix_time=unix_time)
 
 
 def node_id(number: int) -> NodeId:

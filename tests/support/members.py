@@ -64,7 +64,7 @@ async def until_told(net: Network, *, by: str) -> None:
 async def public_chain(node: Node, prompt: Prompt):
     """The names of a public prompt's blocks in the node's group now."""
     assert node.groups is not None
-    key = group_of(node).block_key(node.groups.epoch())
+    key = group_of(node).block_key
     return (await WordMeter().measure(prompt, key=key, scope=PUBLIC_SCOPE)).chain
 
 

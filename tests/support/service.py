@@ -109,6 +109,7 @@ class FakeService:
             model_nodes_known=2,
             models=(MODEL.alias,),
             links=3,
+            clock_ahead_s=-75,
             circuits=4,
             relayed_circuits=0,
             anonymity="a local test network: no anonymity is claimed",

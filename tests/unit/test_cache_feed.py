@@ -220,44 +220,11 @@ def test_a_block_whose_beginning_is_gone_keeps_its_name_but_gets_no_new_one():
     assert len(next(blocks.reports()).stored) == 3
 
 
-async def test_a_feed_with_another_key_begins_anew_and_passes_over_what_came_before(autojump_clock):
-    worker = Worker()
-    with worker.feeds.opened(MODEL, KEY) as feed:
-        reader = Reader(feed)
-        worker.step(stored(1))
-        await reader.read_all(worker)
-        worker.step(stored(2))  # told, and not read
-        old = CacheReport(MODEL, KEY, begins=True, stored=(name(3),))
-        feed.rekey(NEXT_KEY)
-        feed.put(old)  # was under way
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(reader.read_all, worker)
-            await trio.testing.wait_all_tasks_blocked()
-            assert worker.wanted == [KEY, NEXT_KEY]
-            feed.put(old)
-        assert reader.known == {name(1, key=NEXT_KEY), name(2, key=NEXT_KEY)}
-
-
-async def test_a_reader_who_waits_hears_of_another_key(autojump_clock):
-    worker = Worker()
-    with worker.feeds.opened(MODEL, KEY) as feed:
-        await Reader(feed).read_all(worker)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(feed.receive)
-            await trio.testing.wait_all_tasks_blocked()
-            feed.rekey(NEXT_KEY)
-            await trio.testing.wait_all_tasks_blocked()
-            worker.step()
-    assert worker.wanted == [KEY, NEXT_KEY, b""]
-
-
 @pytest.mark.parametrize("key", [b"", bytes(65)])
 def test_a_key_that_would_end_the_worker_is_not_sent(key):
     feeds = Worker().feeds
     with pytest.raises(ValueError, match="bytes"), feeds.opened(MODEL, key):
         pass
-    with feeds.opened(MODEL, KEY) as feed, pytest.raises(ValueError, match="bytes"):
-        feed.rekey(key)
 
 
 class FeedMachine(RuleBasedStateMachine):
@@ -269,7 +236,6 @@ class FeedMachine(RuleBasedStateMachine):
         self.pool = BlockManager(6, bytes(16), self.note)
         self.context = self.worker.feeds.opened(MODEL, KEY)
         self.reader = Reader(self.context.__enter__())
-        self.key = KEY
 
     def note(self, event):
         self.worker.blocks.note(event)
@@ -299,18 +265,13 @@ class FeedMachine(RuleBasedStateMachine):
         self.pool = BlockManager(6, bytes(16), self.note)
         self.worker.replace()
 
-    @rule(key=st.sampled_from([KEY, NEXT_KEY]))
-    def turn_key(self, key):
-        self.key = key
-        self.reader.feed.rekey(key)
-
     @rule()
     def read(self):
         trio.run(self.reader.read_all, self.worker, clock=trio.testing.MockClock(autojump_threshold=0))
         blocks = self.worker.blocks
         assert self.reader.known == set(blocks._names.values())
         assert all(each in blocks._contents for each in blocks._names)
-        public = {name_block(self.key, *self.place_of(each)) for each in blocks._names}
+        public = {name_block(KEY, *self.place_of(each)) for each in blocks._names}
         assert self.reader.known == public
 
     def place_of(self, found):

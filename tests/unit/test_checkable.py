@@ -35,12 +35,12 @@ def test_signer_can_be_read_before_the_check_but_the_value_can_not():
     assert "5" not in repr(signed).replace(alice.node_id.hex()[:16], "")
 
 
-@pytest.mark.parametrize("unix_time", [880, 1000, 1500, 2000, 2120])
+@pytest.mark.parametrize("unix_time", [700, 1000, 1500, 2000, 2300])
 def test_time_bound_value_comes_out_within_its_time_and_skew(unix_time):
     assert TimeBound("v", 1000, 2000).check(unix_time) == "v"
 
 
-@pytest.mark.parametrize("unix_time", [0, 879.9, 2120.1, 9999])
+@pytest.mark.parametrize("unix_time", [0, 699.9, 2300.1, 9999])
 def test_time_bound_value_stays_in_outside_its_time(unix_time):
     with pytest.raises(ExpiredError):
         TimeBound("v", 1000, 2000).check(unix_time)

@@ -231,3 +231,11 @@ class TwoLinkMachines(RuleBasedStateMachine):
 
 TestTwoLinkMachines = TwoLinkMachines.TestCase
 TestTwoLinkMachines.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_greeting_tells_how_far_apart_the_clocks_are():
+    alice = machine(dialled=True, greeting=hello(unix_time=1_700_000_060))
+    assert alice.clock_ahead_s is None
+    alice.start()
+    alice.receive_message(hello(), 1.0)
+    assert alice.clock_ahead_s == 60

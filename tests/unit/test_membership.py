@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from crypto.checkable import CLOCK_SKEW_S
 from crypto.identity import NodeId
 from overlay.errors import LocalProtocolError
 from overlay.protocol.effects import CloseLink
@@ -143,7 +144,7 @@ def test_what_was_not_asked_for_is_not_taken(bob):
     assert bob.counters.unasked == 2
 
 
-@pytest.mark.parametrize("unix_time", [UNIX_TIME - 121, UNIX_TIME + 3600 + 121])
+@pytest.mark.parametrize("unix_time", [UNIX_TIME - CLOCK_SKEW_S - 1, UNIX_TIME + 3600 + CLOCK_SKEW_S + 1])
 def test_descriptors_of_another_time_are_dropped_without_blame(bob, unix_time):
     hear(bob, DirectoryIndex(((ALICE, 1),)), unix_time=unix_time)
     assert hear(bob, DescriptorsGiven((blob("alice"),)), unix_time=unix_time) == []
@@ -156,7 +157,7 @@ def test_expired_descriptors_leave_the_directory():
     publish(mesh, "alice", ttl_s=60)
     mesh.run(30)
     assert known(mesh, "bob") == {ALICE: 1}
-    mesh.run(60 + 120)
+    mesh.run(60 + CLOCK_SKEW_S)
     assert known(mesh, "bob") == known(mesh, "alice") == {}
 
 

@@ -116,8 +116,8 @@ class TestHonestBuild:
         with pytest.raises(AuthenticationError, match="puzzle"):
             accept(alice, body, difficulty=20, seen=never)
 
-    @pytest.mark.parametrize("minutes", [-2, -1, 0, 1, 2])
-    def test_clocks_may_differ_by_two_minutes(self, minutes, entropy):
+    @pytest.mark.parametrize("minutes", [-5, -1, 0, 1, 5])
+    def test_clocks_may_differ_by_five_minutes(self, minutes, entropy):
         (alice,) = make_relays(1, entropy)
         accept(alice, start([alice], entropy)[1], unix_minute=UNIX_MINUTE + minutes)
 
@@ -224,7 +224,7 @@ class TestRefusedByTheRelay:
         with pytest.raises(AuthenticationError):
             accept(alice, body, keys=[])
 
-    @pytest.mark.parametrize("minutes", [-3, 3, 60 * 24])
+    @pytest.mark.parametrize("minutes", [-6, 6, 60 * 24])
     def test_record_from_another_time(self, minutes, entropy):
         (alice,) = make_relays(1, entropy)
         with pytest.raises(AuthenticationError, match="time"):
