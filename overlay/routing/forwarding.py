@@ -3,7 +3,7 @@
 The entry node estimates every member's wait (`cost.py`) from what it was told, and then does one of three things:
 
 - *commit* at once, where asking would not change its mind: one member is alone, what the best told is fresh, or the
-  others would be slower than twice its wait even if they were idle;
+  others would be slower even if they were idle and it had become busier by as much as could be;
 - *probe* a few: the best by the old view, and one at random, so that a member whom the view wrongs comes to be seen.
   Of those who answer, the best by what they answered is committed to (late binding);
 - *refuse*, with the seconds after which to come again, where the best of all would wait too long. A prompt with nothing
@@ -143,9 +143,12 @@ def decide(estimates: Sequence[Estimate], entropy: Entropy, *, max_wait_s: float
 
 
 def _is_dominant(best: Estimate, others: Sequence[Estimate]) -> bool:
-    """Whether the others would be slower if they were idle, and the best one twice as busy as we believe."""
+    """Whether the others would be slower if they were idle, and the best one twice as busy as we believe.
+
+    And busier by a second for each second since it told: twice nothing is nothing, and an idle node gets a prompt.
+    """
     least = min(other.wait.reading_s / other.weight for other in others)
-    return best.cost_s + best.wait.total_s + DOMINANT_S < least
+    return best.cost_s + best.wait.total_s + best.age_s + DOMINANT_S < least
 
 
 def commit_to_answer(answers: Sequence[Estimate], probe: Probe, *, max_wait_s: float) -> Commit | Refuse:

@@ -80,6 +80,12 @@ def test_where_the_others_would_be_slower_even_if_idle_nobody_is_asked():
     assert isinstance(choose([best, estimate(B, 9.0, reading_s=2.0)]), Probe)
 
 
+def test_who_was_idle_some_seconds_ago_is_asked_whether_he_still_is():
+    idle, other = estimate(A, 0.01, reading_s=0.01, age_s=1.0), estimate(B, 2.0, reading_s=2.0)
+    assert choose([idle, other]) == Commit(idle, Reason.DOMINANT)
+    assert isinstance(choose([replace(idle, age_s=3.0), other]), Probe)
+
+
 def test_the_best_ones_and_one_at_random_are_asked():
     found = [estimate(member, 1.0 + index / 10) for index, member in enumerate(MEMBERS)]
     drawn = set()
