@@ -29,6 +29,7 @@ from node.engine.events import (
 )
 from node.serving.checkpoints import Checkpoints, signing
 from overlay.wire.answer import (
+    BUSY,
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
@@ -210,7 +211,7 @@ def explain_failure(error: EngineError) -> AnswerFailed:
     """What the author of a prompt is told about an engine's error."""
     match error:
         case EngineBusyError(retry_after_s=after):
-            return AnswerFailed("busy", str(error), after)
+            return AnswerFailed(BUSY, str(error), after)
         case PromptTooLongError():
             return AnswerFailed("context_length_exceeded", str(error))
         case PromptRefusedError():

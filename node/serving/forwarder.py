@@ -37,6 +37,7 @@ from overlay.routing.forwarding import (
     find_better,
 )
 from overlay.wire.answer import (
+    BUSY,
     AnswerEvent,
     AnswerFailed,
     AnswerFinished,
@@ -206,7 +207,7 @@ class Forwarder:
         self._observer.placed("refused", is_here=True)
         wait_s = refusal.wait_s or 0.0
         message = f"every node that serves the model would take {wait_s:.0f} s to begin; ask again later"
-        await emit(AnswerFailed("busy", message, max(1.0, wait_s - self._max_wait_s)))
+        await emit(AnswerFailed(BUSY, message, max(1.0, wait_s - self._max_wait_s)))
 
     async def _elsewhere(
         self, group: ModelGroup, handed: HandedPrompt, chosen: Estimate, measured: Measured, emit: Emit
@@ -265,6 +266,8 @@ class Forwarder:
             is_named = group.promises.delivered(member, predicted_s, waited_s, now)
         elif relay.was_given_up:
             is_named = group.promises.given_up(member, predicted_s, waited_s, now)
+        elif (retry_after_s := relay.busy_for_s) is not None:
+            is_named = group.promises.refused(member, retry_after_s, now)
         elif relay.failure is not None:
             is_named = group.promises.failed(member, now)
             if not relay.has_begun:
@@ -327,6 +330,12 @@ class _Relay:
             self.has_begun, self.first_at = True, now
         else:
             self.failure = AnswerFailed(LOST, "the member's answer has no beginning", 1.0)
+
+    @property
+    def busy_for_s(self) -> float | None:
+        """After how long the member would take the prompt; None where it did not refuse it for being busy."""
+        is_refusal = not self.has_begun and self.failure is not None and self.failure.code == BUSY
+        return self.failure.retry_after_s if is_refusal and self.failure is not None else None
 
     def note_silence(self, awaited: Awaited) -> None:
         """What it says of the member where the wait was ended."""

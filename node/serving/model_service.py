@@ -25,7 +25,7 @@ from overlay.protocol.stream import (
     SenderOutput,
 )
 from overlay.transport.switch import Switch
-from overlay.wire.answer import AnswerAccepted, AnswerEvent, AnswerFailed
+from overlay.wire.answer import BUSY, AnswerAccepted, AnswerEvent, AnswerFailed
 from overlay.wire.prompt import PromptMessage
 
 MAX_ANSWERS = 256
@@ -167,7 +167,7 @@ class ModelService:
         if self.is_draining:
             return AnswerFailed("draining", "the model node is shutting down; ask again", 1.0)
         if self.running >= MAX_ANSWERS:
-            return AnswerFailed("busy", "the model node answers as many prompts as it can; ask again", 2.0)
+            return AnswerFailed(BUSY, "the model node answers as many prompts as it can; ask again", 2.0)
         return None
 
     async def _run(self, answer: _Answer, message: PromptMessage, refusal: AnswerFailed | None) -> None:

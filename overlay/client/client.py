@@ -29,6 +29,7 @@ from overlay.protocol.stream import (
 from overlay.protocol.witness import Witness
 from overlay.routing.draw import draw_below
 from overlay.transport.switch import Switch
+from overlay.wire.answer import BUSY
 from overlay.wire.descriptor import Descriptor, ModelOffer
 from overlay.wire.limits import MESSAGE_BYTES
 from overlay.wire.prompt import Cache, Prompt
@@ -49,7 +50,7 @@ _ELSEWHERE = frozenset(
         "engine_down",
         "engine_failed",
         "member_lost",
-        "busy",
+        BUSY,
     }
 )
 """Failures of a node rather than of the prompt: another one may do better."""

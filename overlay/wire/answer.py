@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+BUSY = "busy"
+"""The code of a node that has too much to do now."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerAccepted:

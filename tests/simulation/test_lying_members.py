@@ -8,7 +8,14 @@ import trio
 from structlog.testing import capture_logs
 
 from overlay.errors import AnswerError
-from overlay.wire.answer import AnswerAccepted, AnswerFailed, CheckpointIssued, ReceiptIssued, TokensGenerated
+from overlay.wire.answer import (
+    BUSY,
+    AnswerAccepted,
+    AnswerFailed,
+    CheckpointIssued,
+    ReceiptIssued,
+    TokensGenerated,
+)
 from overlay.wire.answer_codec import frame_event
 from overlay.wire.handover import (
     HAND_ID_BYTES,
@@ -98,6 +105,18 @@ async def test_a_member_that_refuses_all_that_its_words_draw_is_asked_less(autoj
             assert told.text == answer_to(prompt)
         asked = {message.hand for message in tap.seen if isinstance(message, PromptPart)}
         assert len(asked) <= PROMPTS // 2
+
+
+async def test_an_honest_member_that_was_too_busy_gets_prompts_again_when_it_said(autojump_clock):
+    engines = [honest_engine(1000), honest_engine(), honest_engine(2000)]
+    async with group_network(*engines) as net:
+        liar = answers_with(net, frame_event(AnswerFailed(BUSY, "come again", 5.0)), is_last=True)
+        assert net.name_of(author_of(await net.ask(long_prompt(0), cache="public"))) == "m0"
+        net[LIAR].switch.groups = net[LIAR].groups
+        assert net.name_of(author_of(await net.ask(long_prompt(1), cache="public"))) == "m0"
+        assert sum(isinstance(message, PromptPart) and message.is_last for message in liar.seen) == 1
+        await trio.sleep(6.0)
+        assert net.name_of(author_of(await net.ask(long_prompt(2), cache="public"))) == LIAR
 
 
 @pytest.mark.parametrize("code", ["prompt_refused", "unknown_model", "busy"])

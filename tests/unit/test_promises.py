@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from crypto.identity import NodeId
 from overlay.routing import promises as module
-from overlay.routing.promises import FAILED_S, GAIN, HALF_LIFE_S, NAMED_S, RATIO, SLACK_S, Promises
+from overlay.routing.promises import (
+    FAILED_S,
+    FORGIVEN,
+    GAIN,
+    HALF_LIFE_S,
+    LONGEST_BUSY_S,
+    NAMED_S,
+    RATIO,
+    SLACK_S,
+    Promises,
+)
 
 BOB, CAROL = NodeId(b"b" * 32), NodeId(b"c" * 32)
 
@@ -74,17 +84,43 @@ def test_so_many_members_are_remembered_and_the_one_heard_of_longest_ago_is_forg
     assert [promises.late_s(member, 0.0) > 0 for member in members] == [True, False, True, True]
 
 
-def test_who_refuses_what_its_words_draw_is_late_too_and_named():
+def test_who_fails_is_late_too_and_named():
     promises = Promises()
     assert [promises.failed(BOB, 0.0) for _ in range(5)].count(True) == 1
     assert NAMED_S < promises.late_s(BOB, 0.0) < FAILED_S
 
 
-def test_what_was_taken_elsewhere_counts_as_late_as_it_was_and_forgives_nothing():
+def test_who_is_too_busy_is_late_by_what_it_says_until_that_is_over():
     promises = Promises()
-    promises.given_up(BOB, 0.0, 2.0 + SLACK_S, 0.0)
-    assert promises.late_s(BOB, 0.0) == pytest.approx(GAIN * 2.0)
-    promises.failed(BOB, 0.0)
-    before = promises.late_s(BOB, 0.0)
-    promises.given_up(BOB, 0.0, 1.0 + SLACK_S, 0.0)
-    assert promises.late_s(BOB, 0.0) == pytest.approx(before)
+    assert not promises.refused(BOB, 4.0, 100.0)
+    assert [promises.late_s(BOB, 100.0 + after) for after in (0.0, 1.0, 4.0, 5.0)] == [4.0, 3.0, 0.0, 0.0]
+
+
+def test_refusals_of_a_burst_are_one_and_the_first_says_for_how_long():
+    promises = Promises()
+    for _ in range(20):
+        promises.refused(BOB, 4.0, 100.0)
+        promises.refused(BOB, 50.0, 103.0)
+    assert promises.late_s(BOB, 103.0) == 1.0
+
+
+def test_who_refuses_again_and_again_has_broken_its_word_and_is_named():
+    promises = Promises()
+    named = [promises.refused(BOB, 1.0, 10.0 * number) for number in range(FORGIVEN + 3)]
+    assert not any(named[:FORGIVEN])
+    assert named.count(True) == 1
+    assert NAMED_S < promises.late_s(BOB, 10.0 * (FORGIVEN + 3)) < FAILED_S
+
+
+def test_who_delivers_in_between_is_forgiven_anew():
+    promises = Promises()
+    for number in range(10):
+        promises.refused(BOB, 1.0, 10.0 * number)
+        promises.delivered(BOB, 1.0, 1.0, 10.0 * number + 5.0)
+    assert promises.late_s(BOB, 100.0) == 0.0
+
+
+def test_who_says_it_is_busy_for_ever_is_tried_again_all_the_same():
+    promises = Promises()
+    promises.refused(BOB, 1e30, 0.0)
+    assert promises.late_s(BOB, LONGEST_BUSY_S) == 0.0
