@@ -59,7 +59,7 @@ def lay_out(
         ConfigError: a setting is unknown or out of range.
     """
     extra = dict(settings or {})
-    _check_size(nodes, models, load_config(None, extra))
+    needed = _check_size(nodes, models, load_config(None, extra))
     network = f"testbed-{secrets.token_hex(4)}"
     folder = base.testbed_dir / "nodes"
     shutil.rmtree(folder, ignore_errors=True)
@@ -73,24 +73,34 @@ def lay_out(
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, models))
     for plan in plans:
         bootstrap = () if plan is plans[0] else (plans[0].address,)
-        values = _settings_of(plan, network, bootstrap, model, threads) | extra
+        values = _settings_of(plan, network, bootstrap, model, threads)
+        # Where there are too few relays for the circuits, model nodes relay as well: for all prompts but their own.
+        values["roles.relay"] = plan.role == "relay" or (
+            plan.role == "model" and roles.count("relay") < needed
+        )
+        values |= extra
         plan.home.config_file.write_text(_to_toml(values), "utf-8")
         load_config(plan.home.config_file)
     return NetworkPlan(network, plans)
 
 
-def _check_size(nodes: int, models: int, config: Config) -> None:
+def _check_size(nodes: int, models: int, config: Config) -> int:
+    """How many relays the circuits to one model node need."""
     if models < 1:
         raise UsageError("a testbed needs at least 1 model node")
     needed = config.privacy.n * config.privacy.hops
-    if nodes - models - 1 < needed:
+    remedy = f"clove testbed up --nodes {max(needed, models) + 2} --models {models}"
+    if nodes < needed + 2:
         raise UsageError(
-            f"{config.privacy.n} circuits of {config.privacy.hops} relays need {needed} relays,"
-            f" {nodes} nodes leave {max(0, nodes - models - 1)}",
-            f"clove testbed up --nodes {needed + models + 1} --models {models}",
+            f"{config.privacy.n} circuits of {config.privacy.hops} relays need {needed} nodes beside the client and"
+            f" the model node that is asked, {nodes} nodes leave {max(0, nodes - 2)}",
+            remedy,
         )
+    if nodes < models + 2:
+        raise UsageError(f"a testbed needs a relay beside {models} model nodes and the client", remedy)
     if nodes > MAX_NODES:
         raise UsageError(f"at most {MAX_NODES} nodes on one machine")
+    return needed
 
 
 def _names(roles: list[str]) -> list[str]:
@@ -140,7 +150,6 @@ def _settings_of(
         "network.listen": [f"/ip4/{_LOOPBACK}/tcp/{plan.port}"],
         "network.profile": "test",
         "network.allow_private": True,
-        "roles.relay": plan.role == "relay",
         "roles.model": plan.role == "model",
         "roles.client": plan.role == "client",
         "privacy.diversity": "local",

@@ -19,7 +19,10 @@ DEFAULT_MODELS = 2
 def start_network(
     *,
     nodes: Annotated[
-        int, typer.Option(help="Processes in all: relays, model nodes and one client.")
+        int,
+        typer.Option(
+            help="Processes in all: relays, model nodes and one client. Model nodes relay too where there are few."
+        ),
     ] = DEFAULT_NODES,
     models: Annotated[int, typer.Option(help="How many of them serve the model.")] = DEFAULT_MODELS,
     model: Annotated[str, typer.Option(help="The model they serve.")] = "smollm2-135m",

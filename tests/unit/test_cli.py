@@ -136,8 +136,8 @@ def test_doctor_finds_an_open_key_file(tmp_path):
 def test_testbed_too_small_for_its_circuits_is_refused_with_the_size_needed(tmp_path):
     ran = clove("testbed", "up", "--nodes", "10", "--models", "2", home=tmp_path)
     assert ran.returncode == 2
-    assert "need 12 relays, 10 nodes leave 7" in ran.stderr
-    assert "--nodes 15" in ran.stderr
+    assert "need 12 nodes beside the client and the model node that is asked, 10 nodes leave 8" in ran.stderr
+    assert "--nodes 14" in ran.stderr
 
 
 def test_unknown_model_source_is_refused(tmp_path):

@@ -68,6 +68,15 @@ def test_nodes_share_nothing_but_their_network(base):
     assert all(len(config.roles.names) == 1 for config in configs)
 
 
+@pytest.mark.parametrize(("nodes", "relaying"), [(14, 13), (16, 15), (17, 12), (19, 14)])
+def test_model_nodes_relay_too_where_there_are_too_few_others(base, nodes, relaying):
+    plan = lay_out(base, nodes=nodes, models=4, model="m")
+    roles = [load_config(node.home.config_file).roles for node in plan.nodes]
+    assert sum(each.relay for each in roles) == relaying
+    assert sum(each.model for each in roles) == 4
+    assert not roles[-1].relay
+
+
 def test_two_networks_never_have_the_same_id(base):
     first = lay_out(base, nodes=14, models=1, model="m")
     assert lay_out(base, nodes=14, models=1, model="m").network != first.network
@@ -81,7 +90,7 @@ def test_settings_reach_every_node(base):
     assert tomllib.loads(plan.nodes[0].home.config_file.read_text())["api"]["port"] == 0
 
 
-@pytest.mark.parametrize(("nodes", "models"), [(14, 2), (19, 0), (300, 2)])
+@pytest.mark.parametrize(("nodes", "models"), [(13, 2), (14, 13), (19, 0), (300, 2)])
 def test_sizes_that_make_no_sense_are_refused(base, nodes, models):
     with pytest.raises(UsageError):
         lay_out(base, nodes=nodes, models=models, model="m")
