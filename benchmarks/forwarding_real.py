@@ -58,7 +58,7 @@ from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
-RATES = (0.6, 0.8, 1.0)
+RATES = (0.5, 0.65, 0.8)
 """Prompts a second of all four."""
 REQUESTS = 40
 """Prompts of an arm at one rate."""

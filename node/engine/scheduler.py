@@ -15,6 +15,7 @@ those with the least left to read, so that a short one is not kept waiting by a 
 
 from collections import deque
 from collections.abc import Sequence as Counts
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from node.engine.block_manager import BLOCK_TOKENS, BlockManager
@@ -79,7 +80,7 @@ class Scheduler:
         decodes = self._plan_decodes()
         self._admit()
         budget = self._limits.mixed_prefill_tokens if decodes else self._limits.prefill_tokens
-        return decodes + self._plan_prefills(budget)
+        return decodes + self._plan_prefills(budget, {chunk.sequence for chunk in decodes})
 
     def computed(self, chunks: list[Chunk]) -> None:
         """These chunks have keys and values now."""
@@ -139,8 +140,10 @@ class Scheduler:
         readable = sequence.tokens(0, sequence.length - 1)
         sequence.chain = tuple(self._blocks.chain(sequence.table.scope, readable))
 
-    def _plan_prefills(self, budget: int) -> list[Chunk]:
-        reading = [each for each in self._running if not each.is_decoding]
+    def _plan_prefills(self, budget: int, decoded: AbstractSet[Sequence]) -> list[Chunk]:
+        # Who was just admitted may have one token left to compute, all before it being known: an answer that another
+        # node had begun, or one that was thrown out.
+        reading = [each for each in self._running if each not in decoded]
         shares = share_budget([each.length - each.computed for each in reading], budget)
         return [
             Chunk(each, each.computed, share) for each, share in zip(reading, shares, strict=True) if share

@@ -6,7 +6,8 @@ from node.engine.text import AnswerText
 from overlay.wire.prompt import SamplerSpec
 
 
-def make_sequence(request, prompt=5, output=3, forced=None, scope=None):
+def make_sequence(request, prompt=5, output=3, forced=None, scope=None, given=0):
+    """given: tokens of the answer that were there before, those that `perform` samples."""
     return Sequence(
         request=request,
         prompt_ids=tuple(range(prompt)),
@@ -17,6 +18,8 @@ def make_sequence(request, prompt=5, output=3, forced=None, scope=None):
         max_output=output,
         text=AnswerText(lambda _: ""),
         forced_ids=forced,
+        given=given,
+        output_ids=[900 + index for index in range(given)],
     )
 
 

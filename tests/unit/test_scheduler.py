@@ -158,6 +158,18 @@ def test_a_prompt_that_is_known_to_its_end_has_its_last_block_computed():
     assert told == [(16, 16, 1)]
 
 
+@pytest.mark.parametrize("given", range(1, 34))
+def test_an_answer_that_is_known_as_far_as_it_was_given_goes_on_at_once(given):
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(1, prompt=16, output=40, scope=b"all"))
+    run_all(scheduler)
+    sequence = make_sequence(2, prompt=16, output=40, scope=b"all", given=given)
+    scheduler.add(sequence)
+    perform(scheduler, scheduler.plan())
+    assert len(sequence.output_ids) == given + 1
+    assert run_all(scheduler) == [2]
+
+
 def test_a_beginning_that_another_is_computing_is_waited_for_and_others_pass():
     scheduler = make_scheduler(blocks=12)
     scheduler.add(make_sequence(1, prompt=40, output=4, scope=b"all"))
@@ -192,11 +204,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         output=st.integers(1, 50),
         forced=st.booleans(),
         scope=st.sampled_from([None, b"a", b"b"]),
+        given=st.integers(0, 50),
     )
-    def submit(self, prompt, output, forced, scope):
+    def submit(self, prompt, output, forced, scope, given):
         self.number += 1
-        answer = tuple(range(output)) if forced else None
-        self.scheduler.add(make_sequence(self.number, prompt, output, answer, None if forced else scope))
+        if forced:
+            sequence = make_sequence(self.number, prompt, output, tuple(range(output)))
+        else:
+            sequence = make_sequence(self.number, prompt, output, None, scope, min(given, output - 1))
+        self.scheduler.add(sequence)
         self.alive.add(self.number)
 
     @precondition(lambda self: self.alive)
