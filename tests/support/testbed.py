@@ -75,14 +75,23 @@ class Network:
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.get(node["api_url"] + path, headers=headers, trust_env=False, timeout=10, **arguments)
 
-    def relays_in_use(self):
-        """Names of relays on the client's open circuits, by their hop: guard, middle, proxy."""
+    def open_circuits(self):
+        """The client's open circuits, and how many cells came through each."""
+        circuits = self.api(self.client, "/api/v1/circuits").json()["circuits"]
+        return {each["circuit_id"]: each["cells_received"] for each in circuits if each["state"] == "open"}
+
+    def relays_in_use(self, since=None):
+        """Names of relays on the client's open circuits, by their hop: guard, middle, proxy.
+
+        since: of `open_circuits`; then only of those through which something has come since.
+        """
         names = {node["node_id"]: node["name"] for node in self.nodes}
         circuits = self.api(self.client, "/api/v1/circuits").json()["circuits"]
         return [
             [names[relay] for relay in circuit["relays"]]
             for circuit in circuits
             if circuit["state"] == "open"
+            and (since is None or circuit["cells_received"] > since.get(circuit["circuit_id"], 0))
         ]
 
 
