@@ -231,7 +231,7 @@ def _refused_builds() -> list[Vector]:
             "AuthenticationError",
         ),
         ("another epoch", body, {"epoch": EPOCH + 1}, "AuthenticationError"),
-        ("three minutes old", body, {"unix_minute": UNIX_MINUTE + 3}, "AuthenticationError"),
+        ("six minutes old", body, {"unix_minute": UNIX_MINUTE + 6}, "AuthenticationError"),
         ("puzzle not solved", body, {"difficulty": 20}, "AuthenticationError"),
     ]
     cases = []

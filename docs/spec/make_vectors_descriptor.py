@@ -136,8 +136,8 @@ def make_invalid() -> list[Vector]:
             fine[:SIGNATURE_BYTES] + with_field(11, 0)[SIGNATURE_BYTES:],
             "authentication",
         ),
-        ("issued 121 s from now", with_field(3, UNIX_TIME + 121), "expired"),
-        ("over for 121 s", signed_at(UNIX_TIME - 3600 - 121), "expired"),
+        ("issued 301 s from now", with_field(3, UNIX_TIME + 301), "expired"),
+        ("over for 301 s", signed_at(UNIX_TIME - 3600 - 301), "expired"),
     ]
     return [{"name": name, "descriptor": data.hex(), "error": error} for name, data, error in cases]
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crypto.checkable import CLOCK_SKEW_S
 from crypto.errors import AuthenticationError, CryptoError, DecodeError, ExpiredError
 from crypto.exchange import is_low_order
 from crypto.identity import IdentityKey, NodeId
@@ -98,7 +99,7 @@ def test_nobody_signs_a_descriptor_for_another():
 def test_descriptor_is_not_used_before_or_after_its_time():
     bound = decode_descriptor(sign_descriptor(ALICE, alices(ttl_s=60))).check()
     assert bound.check(UNIX_TIME + 60).expires_unix == UNIX_TIME + 60
-    for unix_time in (UNIX_TIME - 121, UNIX_TIME + 60 + 121):
+    for unix_time in (UNIX_TIME - CLOCK_SKEW_S - 1, UNIX_TIME + 60 + CLOCK_SKEW_S + 1):
         with pytest.raises(ExpiredError):
             bound.check(unix_time)
 

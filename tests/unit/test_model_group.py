@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from node.engine.events import CacheReport, EngineLoad
-from node.serving.model_group import SESSION_S, TOLD_SOON_S, Membership, ModelGroup
-from overlay.wire.group import BLOCK_TOKENS, LoadReport
+from node.serving.model_group import SESSION_S, TOLD_SOON_S, Membership, ModelGroup, block_key
+from overlay.wire.group import BLOCK_TOKENS, GroupId, LoadReport
 from overlay.wire.group_codec import decode_load, sign_load
 from overlay.wire.group_messages import GroupVector
 from overlay.wire.prompt import Task
@@ -47,7 +47,7 @@ def of(estimates, key):
 async def test_what_was_sent_counts_until_it_is_taken():
     group = a_group()
     hear(group, BOB)
-    measured = await group.measure(a_task(cache="none", session=b""), 7)
+    measured = await group.measure(a_task(cache="none", session=b""))
     idle = of(group.estimate(measured, 1.0), BOB).wait.total_s
     group.note_sent(BOB.node_id, HAND, measured, 0, 1.0)
     group.note_sent(BOB.node_id, OTHER_HAND, measured, 16, 1.0)
@@ -65,14 +65,14 @@ async def test_prompts_that_were_sent_take_the_free_slots():
     group = a_group()
     hear(group, BOB, free_slots=0, answer_s=5.0)
     hear(group, CAROL, free_slots=1)
-    measured = await group.measure(a_task("a b c"), 7)
+    measured = await group.measure(a_task("a b c"))
     assert of(group.estimate(measured, 1.0), BOB).wait.slot_s == 5.0
     assert of(group.estimate(measured, 1.0), CAROL).wait.slot_s == 0.0
 
 
 async def test_what_stays_here_is_not_counted_twice_since_the_own_load_is_live():
     group = a_group()
-    measured = await group.measure(a_task(cache="none", session=b""), 7)
+    measured = await group.measure(a_task(cache="none", session=b""))
     before = of(group.estimate(measured, 0.0), ALICE)
     group.note_sent(ALICE.node_id, b"", measured, 0, 0.0)
     assert of(group.estimate(measured, 0.0), ALICE) == before
@@ -82,7 +82,7 @@ async def test_a_liar_is_estimated_by_what_it_was_late_by():
     group = a_group()
     hear(group, BOB)
     hear(group, CAROL, queued_tokens=500)
-    measured = await group.measure(a_task(), 7)
+    measured = await group.measure(a_task())
     assert of(group.estimate(measured, 1.0), BOB).cost_s < of(group.estimate(measured, 1.0), CAROL).cost_s
     for _ in range(3):
         group.promises.delivered(BOB.node_id, 0.0, 10.0, 1.0)
@@ -98,14 +98,14 @@ async def test_a_sessions_next_turn_is_expected_where_the_last_one_went_and_nowh
     group = a_group()
     hear(group, BOB)
     hear(group, CAROL)
-    turn = await group.measure(a_task(), 7)
+    turn = await group.measure(a_task())
     group.note_sent(BOB.node_id, HAND, turn, 0, 0.0)
     group.note_taken(BOB.node_id, HAND)
-    later = await group.measure(a_task(TEXT + " and so on"), 7)
+    later = await group.measure(a_task(TEXT + " and so on"))
     estimates = group.estimate(later, 60.0)
     assert of(estimates, BOB).cached_tokens == 4 * BLOCK_TOKENS
     assert of(estimates, CAROL).cached_tokens == of(estimates, ALICE).cached_tokens == 0
-    another = await group.measure(a_task(session=b"another session!"), 7)
+    another = await group.measure(a_task(session=b"another session!"))
     assert of(group.estimate(another, 60.0), BOB).cached_tokens == 0
     assert of(group.estimate(later, 2 * SESSION_S + 60.0), BOB).cached_tokens == 0
 
@@ -113,7 +113,7 @@ async def test_a_sessions_next_turn_is_expected_where_the_last_one_went_and_nowh
 async def test_a_public_prompt_is_cached_where_its_blocks_were_told():
     group = a_group()
     hear(group, BOB)
-    public = await group.measure(a_task(cache="public", session=b""), 7)
+    public = await group.measure(a_task(cache="public", session=b""))
     others_group = ModelGroup(
         Membership(BOB, NETWORK, CARD), WordMeter(), lambda: None, incarnation=1, now=0.0
     )
@@ -123,7 +123,7 @@ async def test_a_public_prompt_is_cached_where_its_blocks_were_told():
     others_group.cache_changed(CacheReport(CARD.model_id, b"key", begins=False, evicted=public.chain[1:2]))
     group.machine.receive_message(BOB.node_id, news_of(others_group, 4.0), 4.0)
     assert of(group.estimate(public, 4.0), BOB).cached_tokens == BLOCK_TOKENS
-    session = await group.measure(a_task(), 7)
+    session = await group.measure(a_task())
     assert of(group.estimate(session, 4.0), BOB).cached_tokens == 0
 
 
@@ -135,32 +135,28 @@ def news_of(group, now):
     return group.machine.receive_message(ALICE.node_id, wanted, now)[0].message
 
 
-async def test_the_key_of_another_epoch_matches_nothing():
-    group = a_group()
-    hear(group, BOB)
-    today = await group.measure(a_task(cache="public", session=b""), 7)
-    group.note_sent(BOB.node_id, HAND, today, 0, 0.0)
-    tomorrow = await group.measure(a_task(cache="public", session=b""), 8)
-    assert not set(today.chain) & set(tomorrow.chain)
-    assert of(group.estimate(tomorrow, 1.0), BOB).cached_tokens == 0
-    assert group.block_key(7) != group.block_key(8)
+def test_blocks_of_another_group_or_network_have_other_names():
+    one, other = GroupId(bytes(16)), GroupId(bytes(range(16)))
+    keys = {block_key(network, group) for network in (b"one", b"two") for group in (one, other)}
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {32}
 
 
 async def test_tokens_of_the_answer_so_far_are_to_be_read_too():
     group = a_group()
-    plain, going_on = await group.measure(a_task(), 7), await group.measure(a_task(given=(1, 2, 3)), 7)
+    plain, going_on = await group.measure(a_task()), await group.measure(a_task(given=(1, 2, 3)))
     assert (going_on.tokens, going_on.chain) == (plain.tokens + 3, plain.chain)
 
 
 async def test_a_prompt_that_shares_nothing_has_no_chain():
-    assert (await a_group().measure(a_task(cache="none", session=b""), 7)).chain == ()
+    assert (await a_group().measure(a_task(cache="none", session=b""))).chain == ()
 
 
 async def test_a_node_whose_engine_has_said_nothing_tells_nothing_and_is_no_candidate():
     group = a_group(None)
     hear(group, BOB)
     assert group.tell_load() is None
-    measured = await group.measure(a_task(), 7)
+    measured = await group.measure(a_task())
     assert [each.member for each in group.estimate(measured, 0.0)] == [BOB.node_id]
 
 
@@ -177,7 +173,7 @@ async def test_who_has_no_reputation_left_is_not_asked():
     group = a_group(weigh=lambda member: 0.0 if member == BOB.node_id else 1.0)
     hear(group, BOB)
     hear(group, CAROL)
-    measured = await group.measure(a_task(), 7)
+    measured = await group.measure(a_task())
     assert {each.member for each in group.estimate(measured, 0.0)} == {ALICE.node_id, CAROL.node_id}
     assert group.estimate_answer(BOB.node_id, 0, measured, 0.0) is None
 
@@ -185,7 +181,7 @@ async def test_who_has_no_reputation_left_is_not_asked():
 async def test_nobody_is_believed_to_hold_more_than_the_prompt_has():
     group = a_group()
     hear(group, BOB)
-    measured = await group.measure(a_task(), 7)
+    measured = await group.measure(a_task())
     told = group.estimate_answer(BOB.node_id, 8192, measured, 0.0)
     assert told is not None
     assert told.cached_tokens == 4 * BLOCK_TOKENS
@@ -194,7 +190,7 @@ async def test_nobody_is_believed_to_hold_more_than_the_prompt_has():
 async def test_a_public_prompt_is_expected_where_it_went_only_until_its_holder_must_have_told():
     group = a_group()
     hear(group, BOB)
-    prompt = await group.measure(dataclasses.replace(a_task(), cache="public", session=b""), 7)
+    prompt = await group.measure(dataclasses.replace(a_task(), cache="public", session=b""))
     group.note_sent(BOB.node_id, HAND, prompt, 0, 0.0)
     assert of(group.estimate(prompt, TOLD_SOON_S - 1.0), BOB).cached_tokens > 0
     assert of(group.estimate(prompt, 2 * TOLD_SOON_S + 1.0), BOB).cached_tokens == 0
@@ -203,7 +199,7 @@ async def test_a_public_prompt_is_expected_where_it_went_only_until_its_holder_m
 async def test_of_a_member_that_left_nothing_is_expected_when_it_is_back():
     group = a_group()
     hear(group, BOB)
-    turn = await group.measure(a_task(), 7)
+    turn = await group.measure(a_task())
     group.note_sent(BOB.node_id, HAND, turn, 0, 0.0)
     members = set(group.machine.members)
     group.set_members(members - {BOB.node_id})
