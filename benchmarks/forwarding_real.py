@@ -1,7 +1,7 @@
 """How soon real engines answer by how prompts are handed out: four model nodes on this machine, and the product's code.
 
-`make bench-forwarding-real ARGS="--queries FILE"`, or `python -m benchmarks.forwarding_real --queries FILE`. About a
-quarter of an hour, on two cores that have nothing else to do.
+`make bench-forwarding-real ARGS="--queries FILE"`, or `python -m benchmarks.forwarding_real --queries FILE`. About
+half an hour, on two cores that have nothing else to do.
 
 Four engines, each a worker process with one thread and SmolLM2-135M. Above each, in this process, the product's
 `Groups`: it measures prompts, tells and hears loads and caches by signed gossip, asks, hands over, hands on. Every node
@@ -24,7 +24,7 @@ rule's caches fill during a warm-up that is not counted, then go on from rate to
 
 *RATES* are fixed: at the middle one, engines are to be busy 70 to 80 % of the time under round-robin on the machine
 that they were chosen for; `calibrated` in the results says whether they were. Else look for better ones with
-`--arms round-robin --rates .8 .9 1 1.1`. A round has few prompts, so it says little about small differences;
+`--arms round-robin --rates .6 .7 .8 .9`. A round has few prompts, so it says little about small differences;
 `--rounds 3` plays all three times, with other prompts each time, and gives the mean and every round's. `--share .2` and
 half the rates are for a look on a machine that has only one core left.
 """

@@ -51,4 +51,9 @@ def explain_apart(ahead_s: int | None) -> list[str]:
     """
     if ahead_s is None or abs(ahead_s) <= CLOCK_SKEW_S:
         return []
-    return [f"its clock is {abs(ahead_s)} s {'ahead of' if ahead_s > 0 else 'behind'} its neighbours'"]
+    return [f"its clock is {describe_apart(ahead_s)}"]
+
+
+def describe_apart(ahead_s: int) -> str:
+    """How far a clock is from the neighbours', for people."""
+    return f"{abs(ahead_s)} s {'ahead of' if ahead_s > 0 else 'behind'} its neighbours'"

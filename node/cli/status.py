@@ -44,9 +44,11 @@ def status(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 def clock_line(ahead_s: int | None) -> list[tuple[str, str]]:
     """The line on a clock that is a minute or more from its neighbours'; none else."""
+    from node.clock import describe_apart
+
     if ahead_s is None or abs(ahead_s) < TOLD_APART_S:
         return []
-    return [("clock", f"{span(abs(ahead_s))} {'ahead of' if ahead_s > 0 else 'behind'} its neighbours'")]
+    return [("clock", describe_apart(ahead_s))]
 
 
 def engine_line(load: Mapping[str, Any]) -> str:

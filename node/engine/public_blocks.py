@@ -7,8 +7,8 @@ the model's group; then first all there is, and after it what changes, in names 
 kept, so what waits is never more than the pool has blocks, and those that were there before.
 
 A block can be named while those before it are there, and where its beginning is gone nobody would find it. It may
-outlive its beginning all the same, where two sequences computed that at the same time; it is then left out when the key
-turns, and should its beginning come back, until somebody asks anew.
+outlive its beginning all the same, where two sequences computed that at the same time; it is then left out under
+another key, and should its beginning come back, until somebody asks anew.
 """
 
 from collections.abc import Iterator

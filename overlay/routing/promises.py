@@ -38,7 +38,7 @@ def honest_s(promised_s: float) -> float:
     return RATIO * promised_s + SLACK_S
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Record:
     late_s: float
     at: float
@@ -50,6 +50,9 @@ class _Record:
         return self.late_s * math.exp2((self.at - now) / HALF_LIFE_S)
 
 
+_NOTHING = _Record(0.0, 0.0)
+
+
 class Promises:
     """Members' records, as one node has them."""
 
@@ -58,8 +61,8 @@ class Promises:
 
     def late_s(self, member: NodeId, now: float) -> float:
         """Seconds to add to what a member promises."""
-        record = self._records.get(member)
-        return 0.0 if record is None else record.late_now_s(now) + max(0.0, record.busy_until - now)
+        record = self._records.get(member, _NOTHING)
+        return record.late_now_s(now) + max(0.0, record.busy_until - now)
 
     def delivered(self, member: NodeId, promised_s: float, waited_s: float, now: float) -> bool:
         """A first token came after so long. Returns whether the member is to be named for it."""
@@ -67,13 +70,12 @@ class Promises:
 
     def given_up(self, member: NodeId, promised_s: float, waited_s: float, now: float) -> bool:
         """A prompt was taken elsewhere since another one was late there: at least so late. Returns the same."""
-        record = self._records.get(member)
-        before = 0.0 if record is None else record.late_now_s(now)
+        before = self._records.get(member, _NOTHING).late_now_s(now)
         return self._record(member, max(waited_s - honest_s(promised_s), before), now)
 
     def refused(self, member: NodeId, retry_after_s: float, now: float) -> bool:
         """It was too busy for a prompt, and says for how long. Returns the same."""
-        record = self._records.get(member) or _Record(0.0, now)
+        record = self._records.get(member, _NOTHING)
         if now < record.busy_until:
             return False  # was under way when the member said so
         busy_until, refusals = now + min(max(0.0, retry_after_s), LONGEST_BUSY_S), record.refusals + 1
@@ -92,8 +94,7 @@ class Promises:
         busy_until: float = float("-inf"),
         refusals: int = 0,
     ) -> bool:
-        record = self._records.pop(member, None)
-        before = 0.0 if record is None else record.late_now_s(now)
+        before = self._records.pop(member, _NOTHING).late_now_s(now)
         if len(self._records) >= _MOST_MEMBERS:
             del self._records[next(iter(self._records))]
         after = before + GAIN * (late - before)

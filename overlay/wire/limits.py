@@ -3,6 +3,8 @@
 Each bound has a written answer to "what when full": it stands beside the bound.
 """
 
+from crypto.checkable import CLOCK_SKEW_S
+
 # --- cells ----------------------------------------------------------------------------------------
 CELL_BYTES = 1024
 CELL_HEADER_BYTES = 8
@@ -34,8 +36,8 @@ BUILDS_PER_S = 50.0
 BUILD_BURST = 200
 MAX_RATED_NEIGHBOURS = 4096
 MAX_REPLAY_ENTRIES = 262_144
-REPLAY_GENERATION_S = 660.0
-"""A build record is accepted for eleven minutes at most (five either way and the current one)."""
+REPLAY_GENERATION_S = (2 * (CLOCK_SKEW_S // 60) + 1) * 60.0
+"""For so long a build record is accepted at most: minutes either way, and the current one."""
 MAX_LIFETIME_S = 3600
 LIFETIME_GRACE_S = 5.0
 """Relays outlive the lifetime asked for by this, so that the client's orderly close comes first."""

@@ -75,23 +75,24 @@ class Network:
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.get(node["api_url"] + path, headers=headers, trust_env=False, timeout=10, **arguments)
 
-    def open_circuits(self):
-        """The client's open circuits, and how many cells came through each."""
+    def _open_circuits(self):
         circuits = self.api(self.client, "/api/v1/circuits").json()["circuits"]
-        return {each["circuit_id"]: each["cells_received"] for each in circuits if each["state"] == "open"}
+        return [circuit for circuit in circuits if circuit["state"] == "open"]
+
+    def cells_received(self):
+        """How many cells came through each of the client's open circuits."""
+        return {circuit["circuit_id"]: circuit["cells_received"] for circuit in self._open_circuits()}
 
     def relays_in_use(self, since=None):
         """Names of relays on the client's open circuits, by their hop: guard, middle, proxy.
 
-        since: of `open_circuits`; then only of those through which something has come since.
+        since: of `cells_received`; then only of those through which something has come since.
         """
         names = {node["node_id"]: node["name"] for node in self.nodes}
-        circuits = self.api(self.client, "/api/v1/circuits").json()["circuits"]
         return [
             [names[relay] for relay in circuit["relays"]]
-            for circuit in circuits
-            if circuit["state"] == "open"
-            and (since is None or circuit["cells_received"] > since.get(circuit["circuit_id"], 0))
+            for circuit in self._open_circuits()
+            if (since is None or circuit["cells_received"] > since.get(circuit["circuit_id"], 0))
         ]
 
 

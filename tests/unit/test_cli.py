@@ -220,7 +220,7 @@ async def test_status_is_readable_and_json(tmp_path):
     ran = await asked(FakeService(), tmp_path, "status")
     assert ran.returncode == 0
     assert "16 relays, 2 model nodes" in ran.stdout
-    assert "75.0 s behind its neighbours'" in ran.stdout
+    assert "75 s behind its neighbours'" in ran.stdout
     assert json.loads((await asked(FakeService(), tmp_path, "status", "--json")).stdout)["links"] == 3
 
 

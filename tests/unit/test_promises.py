@@ -124,3 +124,13 @@ def test_who_says_it_is_busy_for_ever_is_tried_again_all_the_same():
     promises = Promises()
     promises.refused(BOB, 1e30, 0.0)
     assert promises.late_s(BOB, LONGEST_BUSY_S) == 0.0
+
+
+def test_what_was_taken_elsewhere_counts_as_late_as_it_was_and_forgives_nothing():
+    promises = Promises()
+    promises.given_up(BOB, 0.0, 2.0 + SLACK_S, 0.0)
+    assert promises.late_s(BOB, 0.0) == pytest.approx(GAIN * 2.0)
+    promises.failed(BOB, 0.0)
+    before = promises.late_s(BOB, 0.0)
+    promises.given_up(BOB, 0.0, 1.0 + SLACK_S, 0.0)
+    assert promises.late_s(BOB, 0.0) == pytest.approx(before)
