@@ -1,7 +1,7 @@
 """How soon real engines answer by how prompts are handed out: four model nodes on this machine, and the product's code.
 
 `make bench-forwarding-real ARGS="--queries FILE"`, or `python -m benchmarks.forwarding_real --queries FILE`. About
-half an hour, on two cores that have nothing else to do.
+three quarters of an hour, on two cores that have nothing else to do.
 
 Four engines, each a worker process with one thread and SmolLM2-135M. Above each, in this process, the product's
 `Groups`: it measures prompts, tells and hears loads and caches by signed gossip, asks, hands over, hands on. Every node
@@ -20,13 +20,16 @@ prompts at the same gaps, a Poisson process that does not wait for answers; time
 
 *Caches* are empty for every rule: a salt of its own stands before each prompt, so that nothing that is cached is of
 use to another rule. An engine's cache holds under half of what all tool lists take, all four together twice that. A
-rule's caches fill during a warm-up that is not counted, then go on from rate to rate.
+rule's caches fill during a warm-up that is not counted, with answers of one token, then go on from load to load. With a
+short one most of what is measured is prompts that nobody has cached yet, whatever the rule.
 
-*RATES* are fixed: at the middle one, engines are to be busy 70 to 80 % of the time under round-robin on the machine
-that they were chosen for; `calibrated` in the results says whether they were. Else look for better ones with
-`--arms round-robin --rates .6 .7 .8 .9`. A round has few prompts, so it says little about small differences;
-`--rounds 3` plays all three times, with other prompts each time, and gives the mean and every round's. `--share .2` and
-half the rates are for a look on a machine that has only one core left.
+*LOADS* are fixed, so that machines can be compared: parts of what the engines could do, if all prompts cost what they
+do under round-robin. What a second's work is, the engines themselves have measured by then. At the middle load they are
+to be busy 70 to 80 % of the time under round-robin; `calibrated` in the results says whether they were. A round has
+few prompts, so it says little about small differences: in a simulation of just this, with the same numbers of prompts,
+the mean of a rule at one load varies by a tenth from seed to seed, round-robin's by a third. `--rounds 3` plays
+all three times, with other prompts each time, and gives the mean and every round's. `--share .2` is for a look on a
+machine that has only one core left.
 """
 
 import argparse
@@ -34,7 +37,7 @@ import os
 import random  # noqa: TID251 - no secrets
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,12 +61,13 @@ from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec, Task
 ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
-RATES = (0.5, 0.65, 0.8)
-"""Prompts a second of all four."""
-REQUESTS = 40
-"""Prompts of an arm at one rate."""
-WARM_UP, RAMP = 30, 4
-"""Prompts that are not counted: before an arm's first rate, while its caches fill; and at the start of each."""
+LOADS = (0.55, 0.75, 0.9)
+WORK_TOKENS = 300
+"""What a prompt and its answer cost on average under round-robin, in tokens of a long chunk."""
+REQUESTS = 90
+"""Prompts of an arm at one load."""
+WARM_UP, RAMP = 100, 6
+"""Prompts that are not counted: before an arm's first load, while its caches fill; and at the start of each."""
 SETS = 40
 CACHE_BYTES = 6144 * 46_080
 """Tokens, times what keys and values of one take in this model."""
@@ -72,14 +76,25 @@ SEED = 1
 FAIR = 0.9
 """With less of the share than this, a run says little."""
 SAMPLER = SamplerSpec(temperature=0.0, max_tokens=ANSWER_TOKENS, min_tokens=ANSWER_TOKENS)
+ONE_TOKEN = SamplerSpec(temperature=0.0, max_tokens=1)
 SETTINGS = EngineSettings(device="cpu", threads=1, max_batch=8, max_queue=10_000, cache_bytes=CACHE_BYTES)
 
 
-async def answer(node: ModelNode, ask: Ask, salt: str, found: Answer) -> None:
+async def answer(node: ModelNode, ask: Ask, salt: str, found: Answer, sampler: SamplerSpec = SAMPLER) -> None:
     """One prompt, through the node that it comes to."""
     messages = (ChatMessage("system", f"{salt} {ask.system}"), ChatMessage("user", ask.user))
-    prompt = Prompt(model=MODEL, messages=messages, sampler=SAMPLER, nonce=bytes(32))
+    prompt = Prompt(model=MODEL, messages=messages, sampler=sampler, nonce=bytes(32))
     await node.groups.forwarder.answer(Task(prompt=prompt, blinding=bytes(32), cache="public"), found.note)
+
+
+async def warm_up(nodes: Sequence[ModelNode], asks: Sequence[Ask], rate: float, salt: str) -> None:
+    """Let the rule fill the caches."""
+    due = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for ask in asks:
+            due += ask.gap / rate
+            await trio.sleep_until(due)
+            nursery.start_soon(answer, nodes[ask.number % NODES], ask, salt, Answer(due), ONE_TOKEN)
 
 
 async def play(
@@ -120,7 +135,7 @@ Results = dict[str, dict[str, object]]
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Results:
-    """All rounds of all rates of all arms. One's figures are called `RATE/s, ARM`, and are means over the rounds."""
+    """All rounds of all loads of all arms. One's figures are called `LOAD, ARM`, and are means over the rounds."""
     tokenizer = PromptTokenizer(folder)
     sets, count = load_sets(options.queries, tokenizer)
     meters = {True: PromptMeter(folder), False: NamelessMeter(folder)}
@@ -130,26 +145,35 @@ async def measure(options: argparse.Namespace, folder: Path) -> Results:
     async with opened_engines(folder, options.share) as engines:
         fleet = Fleet(engines, random.Random(SEED).randbytes)  # noqa: S311
         await get_used(engines, sets)
+        rates = {load: load * capacity(engines) for load in options.loads}
+        print("prompts a second:", {load: round(rate, 2) for load, rate in rates.items()}, flush=True)
         for round_ in range(options.rounds):
-            asks = make_asks(sets, WARM_UP + options.requests * len(options.rates), count, SEED + round_)
+            asks = make_asks(sets, WARM_UP + options.requests * len(rates), count, SEED + round_)
             for number, name in enumerate(options.arms):
                 arm, salt = ARMS[name], f"Run {round_ * len(ARMS) + number:04}."
                 async with fleet.opened(meters[arm.knows_prefixes], arm.make) as nodes:
-                    async for rate, found in play_rates(nodes, asks, options, salt):
-                        runs.setdefault(f"{rate:g}/s, {name}", []).append(found)
-                        print(f"{rate:g}/s, {name:20} {found}", flush=True)
+                    async for load, found in play_loads(nodes, asks, rates, options.requests, salt):
+                        runs.setdefault(f"{load:g}, {name}", []).append(found)
+                        print(f"{load:g}, {name:20} {found}", flush=True)
         if any(engine.restarts for engine in engines):
             raise RuntimeError("an engine has died meanwhile; see its log")
     return {name: average(found) for name, found in runs.items()}
 
 
-async def play_rates(
-    nodes: Sequence[ModelNode], asks: Sequence[Ask], options: argparse.Namespace, salt: str
+def capacity(engines: Sequence[Engine]) -> float:
+    """Prompts a second that all engines could answer, by their own speed."""
+    loads = [engine.gate.load_of(engine.cards[0].model_id) for engine in engines]
+    return sum(1 / (load.prefill_token_s * WORK_TOKENS) for load in loads if load is not None)
+
+
+async def play_loads(
+    nodes: Sequence[ModelNode], asks: Sequence[Ask], rates: Mapping[float, float], requests: int, salt: str
 ) -> AsyncGenerator[tuple[float, dict[str, object]], None]:
-    """The warm-up, then one rate after another; before each all prompts are answered."""
-    await play(nodes, asks[:WARM_UP], options.rates[0], salt, 0)
-    for start, rate in zip(range(WARM_UP, len(asks), options.requests), options.rates, strict=True):
-        yield rate, await play(nodes, asks[start : start + options.requests], rate, salt, RAMP)
+    """The warm-up, then one load after another; before each all prompts are answered. rates: by load."""
+    await warm_up(nodes, asks[:WARM_UP], max(rates.values()), salt)
+    for number, (load, rate) in enumerate(rates.items()):
+        start = WARM_UP + number * requests
+        yield load, await play(nodes, asks[start : start + requests], rate, salt, RAMP)
 
 
 def load_sets(queries: Path | None, tokenizer: PromptTokenizer) -> tuple[list[ToolSet], Count]:
@@ -201,27 +225,27 @@ async def _generate(engine: Engine, text: str) -> None:
             pass
 
 
-def judge(results: Results, rates: Sequence[float], arms: Sequence[str]) -> list[Target]:
+def judge(results: Results, loads: Sequence[float], arms: Sequence[str]) -> list[Target]:
     """The bars, as far as what they need was measured."""
     if OURS not in arms:
         return []
 
-    def mean_s(rate: float, arm: str) -> float:
-        return float(results[f"{rate:g}/s, {arm}"]["mean_s"])
+    def mean_s(load: float, arm: str) -> float:
+        return float(results[f"{load:g}, {arm}"]["mean_s"])
 
     failed = sum(float(found["failed"]) for found in results.values())
     targets = [Target("prompts that were not answered", failed, 0.0, "lower")]
-    middle = rates[len(rates) // 2]
+    middle = loads[len(loads) // 2]
     if ROUND_ROBIN in arms:
         over = round(mean_s(middle, OURS) / mean_s(middle, ROUND_ROBIN), 3)
         targets.append(
-            Target(f"{middle:g}/s: mean time to the first token over round-robin's", over, 0.5, "lower")
+            Target(f"load {middle:g}: mean time to the first token over round-robin's", over, 0.5, "lower")
         )
     others = [arm for arm in arms if arm != OURS]
-    for rate in rates if others else ():
-        best = min(others, key=lambda arm: mean_s(rate, arm))
-        over = round(mean_s(rate, OURS) / mean_s(rate, best), 3)
-        targets.append(Target(f"{rate:g}/s: mean over the best other arm's ({best})", over, 1.0, "lower"))
+    for load in loads if others else ():
+        best = min(others, key=lambda arm: mean_s(load, arm))
+        over = round(mean_s(load, OURS) / mean_s(load, best), 3)
+        targets.append(Target(f"load {load:g}: mean over the best other arm's ({best})", over, 1.0, "lower"))
     return targets
 
 
@@ -237,21 +261,21 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=Path, help="ToolBench's queries; without, tools are made up")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="prompts a second")
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each rate")
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="of what the engines can do")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="of each load")
     parser.add_argument("--share", type=float, default=SHARE, help="of a core, for each engine")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     if options.requests <= RAMP + 1:
         parser.error(f"--requests: more than {RAMP + 1}, since the first {RAMP} are not counted")
-    options.rates = sorted(options.rates)
+    options.loads = sorted(options.loads)
     configure_logs(LoggingConfig(level="warning"))
     store = ModelStore(Path(os.environ.get("CLOVE_MODELS") or ROOT / ".models"))
     load_before = os.getloadavg()[0]
     results = trio.run(measure, options, store.find(MODEL).folder)
     print_table(results)
-    middle = f"{options.rates[len(options.rates) // 2]:g}/s, {ROUND_ROBIN}"
+    middle = f"{options.loads[len(options.loads) // 2]:g}, {ROUND_ROBIN}"
     notes = {"load_before": round(load_before, 2), "requests": options.requests, "rounds": options.rounds}
     notes["least_share"] = min(found["share"] for found in results.values())
     if notes["least_share"] < FAIR * options.share:
@@ -260,7 +284,7 @@ def main() -> None:
         )
     if middle in results:
         notes["calibrated"] = 0.7 <= results[middle]["busy"] <= 0.8
-    print_report("forwarding_real", notes | results, judge(results, options.rates, options.arms))
+    print_report("forwarding_real", notes | results, judge(results, options.loads, options.arms))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class Admission:
         context = sum(job.context for job in answers)
         decode_step_s = predict(StepWork(max(decoding, 1), 0, context))
         mixed = self._limits.mixed_prefill_tokens
+        mixed_step_s = predict(StepWork(max(decoding, 1), mixed, context + mixed * mixed / 2))
         usual = self._lengths.expect(0, self._blocks.count * BLOCK_TOKENS)
         probe = Job(1, 0, usual)
         ahead = self._forecast([*waiting, probe])
@@ -82,8 +83,8 @@ class Admission:
             attended_s=(predict(StepWork(0, chunk, chunk * chunk)) - predict(StepWork(0, chunk, 0.0)))
             / chunk**2,
             mixed_tokens=mixed,
-            mixed_step_s=predict(StepWork(max(decoding, 1), mixed, context + mixed * mixed / 2)),
-            decoding_s=max((job.output for job in answers), default=0) * decode_step_s,
+            mixed_step_s=mixed_step_s,
+            decoding_s=max((job.output for job in answers), default=0) * mixed_step_s,
             free_slots=max(0, self._limits.sequences - len(running) - len(waiting)),
             wait_s=0.0 if self._scheduler.is_idle else ahead.first_token_s,
             answer_s=ahead.end_s,

@@ -119,7 +119,7 @@ class EngineLoad:
     computed, cached ones not counted. prefill_token_s, decode_step_s: seconds of a prompt token in a long chunk and of
     a step of the present answers, as measured here; attended_s: of a token looking at one position.
     mixed_tokens: prompt tokens read in a step beside answers; mixed_step_s: of such a step. decoding_s: until the
-    present answers are over. free_slots: answers that could begin at once.
+    present answers are over, all steps being such. free_slots: answers that could begin at once.
     wait_s: until a prompt of one token would have its first; 0 on an idle model.
     answer_s: until its answer, if of usual length, would be whole.
     """

@@ -89,7 +89,8 @@ class Load:
     """How busy a member is.
 
     queued_tokens: uncached prompt tokens that it has yet to read. free_slots: answers that could begin at once.
-    answer_s: until the next of its answers is over, where no slot is free. decoding_s: until the present ones all are.
+    answer_s: until the next of its answers is over, where no slot is free. decoding_s: until the present ones all are,
+    while prompts are read beside them.
     """
 
     queued_tokens: int

@@ -1,6 +1,6 @@
 """Who is taken on: nobody who would wait too long, everybody where there is nothing to wait for."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -13,7 +13,9 @@ from node.engine.load_reporter import REPORT_EVERY_S, LoadReporter
 from node.engine.protocol import Cancel, LoadReport, Submit
 from node.engine.scheduler import BatchLimits, Scheduler
 from node.engine.settings import EngineSettings
-from node.engine.step_time import PRIOR, StepWork
+from node.engine.step_time import PRIOR, StepTime, StepWork
+from overlay.routing.cost import Sent, predict_wait
+from overlay.wire.group import Load, Speed
 from overlay.wire.prompt import ModelId, Prompt, SamplerSpec
 from tests.support.scheduling import make_sequence, perform
 
@@ -26,10 +28,10 @@ TOKEN_S = PRIOR[2]
 class Model:
     """A scheduler with its admission, and no weights."""
 
-    def __init__(self, max_wait_s):
+    def __init__(self, max_wait_s, limits=LIMITS):
         blocks = BlockManager(4000, bytes(16))
-        self.scheduler = Scheduler(LIMITS, blocks)
-        self.admission = Admission(self.scheduler, blocks, LIMITS, max_wait_s)
+        self.scheduler = Scheduler(limits, blocks)
+        self.admission = Admission(self.scheduler, blocks, limits, max_wait_s)
         self.number = 0
 
     def submit(self, prompt, output=4, **terms):
@@ -112,6 +114,10 @@ def test_a_load_counts_who_waits_who_is_read_and_who_answers():
     assert load.wait_s > 1000 * TOKEN_S
 
 
+def told(known, kind):
+    return {each.name: getattr(known, each.name) for each in fields(kind)}
+
+
 def test_a_load_tells_how_long_the_present_answers_go_on_and_what_reading_beside_them_takes():
     model = Model(max_wait_s=1e9)
     assert model.load.decoding_s == 0.0
@@ -121,9 +127,29 @@ def test_a_load_tells_how_long_the_present_answers_go_on_and_what_reading_beside
     model.step()
     load, mixed = model.load, LIMITS.mixed_prefill_tokens
     assert load.decoding == 2
-    assert load.decoding_s == pytest.approx(48 * load.decode_step_s)  # the longer one, which has two tokens
+    assert load.decoding_s == pytest.approx(48 * load.mixed_step_s)  # the longer one, which has two tokens
     assert load.mixed_step_s > load.decode_step_s + 0.9 * mixed * TOKEN_S
     assert load.mixed_tokens == mixed
+
+
+@pytest.mark.parametrize("answer", [1, 4, 8, 40])
+@pytest.mark.parametrize("prompt", [40, 300])
+def test_what_others_predict_of_a_load_is_what_the_scheduler_then_makes_of_it(answer, prompt):
+    """A prompt is read 16 tokens at a time while an answer runs, and then the rest at once."""
+    model = Model(max_wait_s=1e9, limits=replace(LIMITS, mixed_prefill_tokens=16))
+    model.submit(10, output=answer + 1)
+    model.step()
+    known = model.load
+    speed = Speed(**told(known, Speed))
+    load = Load(**told(known, Load) | {"answer_s": 0.0})
+    wait = predict_wait(speed, load, Sent(), tokens=prompt, cached=0)
+    model.submit(prompt)
+    sequence, waited_s = model.scheduler.waiting[-1], 0.0
+    while not sequence.output_ids:
+        chunks = model.scheduler.plan()
+        waited_s += StepTime().predict(StepWork.of(chunks))
+        perform(model.scheduler, chunks)
+    assert wait.total_s == pytest.approx(waited_s, abs=PRIOR[0])  # of one step
 
 
 def test_measured_steps_change_what_is_predicted():
