@@ -62,11 +62,11 @@ ROOT = Path(__file__).parents[1]
 MODEL = "smollm2-135m"
 NODES, SHARE = 4, 0.4
 LOADS = (0.55, 0.75, 0.9)
-WORK_TOKENS = 300
+WORK_TOKENS = 330
 """What a prompt and its answer cost on average under round-robin, in tokens of a long chunk."""
-REQUESTS = 90
+REQUESTS = 75
 """Prompts of an arm at one load."""
-WARM_UP, RAMP = 100, 6
+WARM_UP, RAMP = 80, 5
 """Prompts that are not counted: before an arm's first load, while its caches fill; and at the start of each."""
 SETS = 40
 CACHE_BYTES = 6144 * 46_080
