@@ -110,7 +110,7 @@ class Node:
 
     def speed(self) -> Speed:
         """What it has measured."""
-        token_s = self.costs.token_s + self.costs.step_s / CHUNK
+        token_s = self.costs.seconds(0, CHUNK, 0) / CHUNK
         return Speed(
             prefill_token_s=token_s,
             attended_s=self.costs.attended_s,
@@ -145,13 +145,13 @@ class Node:
         if reading is None and not self.running:
             self.phase = None
             return None
-        seconds = self._decode_s() if self.running else self.costs.step_s
-        steps = min([job.output for job in self.running]) if self.running else 1
-        if reading is not None:
-            chunk = min(CHUNK, reading.unread)
-            costs = self.costs
-            seconds += chunk * (costs.token_s + costs.attended_s * (reading.context + chunk / 2))
-            steps = 1
+        answers, attended = len(self.running), float(sum(job.context for job in self.running))
+        if reading is None:
+            chunk, steps = 0, min(job.output for job in self.running)
+        else:
+            chunk, steps = min(CHUNK, reading.unread), 1
+            attended += chunk * (reading.context + chunk / 2)
+        seconds = self.costs.seconds(answers, chunk, attended)
         self.phase = (now, seconds, steps)
         return now + steps * seconds
 

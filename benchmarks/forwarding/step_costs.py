@@ -1,34 +1,47 @@
 """Seconds of a model node's step: assumed, or fitted to a log of a node's own steps."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from node.engine.step_time import NARROW
 
 SWEEPS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """Seconds of a step, of an answer in it, of a prompt token, of a position attended to."""
+    """Seconds of a step, of each answer, of its first prompt tokens and those beyond, and of a position attended to.
+
+    As the engine has them (`node.engine.step_time`).
+    """
 
     step_s: float
     answer_s: float
+    narrow_s: float
     token_s: float
     attended_s: float
 
     def seconds(self, answers: int, prompt_tokens: int, attended: float) -> float:
         """Of one step."""
-        tokens_s = self.answer_s * answers + self.token_s * prompt_tokens
-        return self.step_s + tokens_s + self.attended_s * attended
+        _, _, narrow, beyond, _ = units(answers, prompt_tokens, attended)
+        tokens_s = self.narrow_s * narrow + self.token_s * beyond
+        return self.step_s + self.answer_s * answers + tokens_s + self.attended_s * attended
 
     def times(self, factor: float) -> "StepCosts":
         """Of a node so many times slower."""
-        return StepCosts(*(factor * getattr(self, each.name) for each in fields(self)))
+        return StepCosts(*(factor * cost for cost in astuple(self)))
 
 
-ASSUMED = StepCosts(step_s=0.008, answer_s=1e-4, token_s=6e-5, attended_s=1e-9)
+def units(answers: float, prompt_tokens: float, attended: float) -> tuple[float, ...]:
+    """How much of each cost a step has."""
+    narrow = min(prompt_tokens, NARROW)
+    return (1.0, answers, narrow, prompt_tokens - narrow, attended)
+
+
+ASSUMED = StepCosts(step_s=0.008, answer_s=1e-4, narrow_s=6e-5, token_s=6e-5, attended_s=1e-9)
 """An 8B model on one GPU."""
 
 
@@ -42,18 +55,18 @@ def fit_steps(path: Path) -> StepCosts:
         ValueError: a line is no such record, or there is none with a time above 0.
     """
     rows = [_read(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    rows = [row for row in rows if row[4] > 0]
+    rows = [row for row in rows if row[-1] > 0]
     if not rows:
         raise ValueError(f"{path} has no steps: expected lines like " + json.dumps(dict.fromkeys(KEYS, 1)))
     table = np.array(rows)
-    shares = table[:, :4] / table[:, 4:]
+    shares = table[:, :-1] / table[:, -1:]
     scale = np.maximum(shares.max(axis=0), 1e-300)
     shares /= scale
     gram, target = shares.T @ shares, shares.sum(axis=0)
-    found = np.zeros(4)
+    found = np.zeros(len(scale))
     for _ in range(SWEEPS):
         before = found.copy()
-        for i in range(4):
+        for i in range(len(found)):
             if gram[i, i]:
                 found[i] = max(0.0, found[i] + (target[i] - gram[i] @ found) / gram[i, i])
         if np.abs(found - before).max() < 1e-12:
@@ -67,6 +80,7 @@ KEYS = ("answers", "prompt_tokens", "attended", "seconds")
 def _read(line: str) -> tuple[float, ...]:
     try:
         row = json.loads(line)
-        return (1.0, *(float(row[key]) for key in KEYS))
+        answers, tokens, attended, seconds = (float(row[key]) for key in KEYS)
+        return (*units(answers, tokens, attended), seconds)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"no record of a step ({error!r}): {line[:100]}") from error
