@@ -4,7 +4,7 @@
 
 *ahead*: what the member has to read before it can begin, at its own measured speed. *reading*: the prompt's uncached
 tokens and what they attend to. While answers run, chunks are short and take turns with them; what is left when they are
-over is read in long ones.
+over is read in long ones, whose beginning costs as much as a short one.
 Cached tokens are seconds saved, never a yes or no: a system prompt that everybody holds speaks for nobody.
 
 The view is old. `Sent` is what this node has sent to a member since it last told of itself, which its load does not
@@ -59,9 +59,15 @@ def predict_wait(speed: Speed, load: Load, sent: Sent, *, tokens: int, cached: i
 
 
 def _read_s(speed: Speed, load: Load, tokens: int) -> float:
-    """Seconds until so many prompt tokens are read, the steps included that running answers take meanwhile."""
-    beside = 0.0
-    if load.decoding:
-        token_s = max(speed.prefill_token_s, speed.mixed_step_s / speed.mixed_tokens)
-        beside = min(tokens, load.decoding_s / token_s) * (token_s - speed.prefill_token_s)
-    return tokens * speed.prefill_token_s + beside
+    """Seconds until so many prompt tokens are read, the steps included that running answers take meanwhile.
+
+    By how much a short chunk's token costs more than a long one's, a member tells of a step beside answers; a prompt
+    that is read alone pays as much once, for its first tokens are such a chunk.
+    """
+    if not tokens:
+        return 0.0
+    token_s = max(speed.prefill_token_s, speed.mixed_step_s / speed.mixed_tokens)
+    more_s = token_s - speed.prefill_token_s
+    beside = min(float(tokens), load.decoding_s / token_s) if load.decoding else 0.0
+    begun = speed.mixed_tokens if beside < tokens else 0
+    return tokens * speed.prefill_token_s + more_s * max(beside + begun, speed.mixed_tokens)

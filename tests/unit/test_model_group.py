@@ -49,14 +49,15 @@ async def test_what_was_sent_counts_until_it_is_taken():
     hear(group, BOB)
     measured = await group.measure(a_task(cache="none", session=b""))
     idle = of(group.estimate(measured, 1.0), BOB).wait.total_s
+    start_s = SPEED.mixed_step_s - SPEED.mixed_tokens * SPEED.prefill_token_s
     group.note_sent(BOB.node_id, HAND, measured, 0, 1.0)
     group.note_sent(BOB.node_id, OTHER_HAND, measured, 16, 1.0)
     ahead = of(group.estimate(measured, 1.0), BOB).wait.ahead_s
-    assert ahead == pytest.approx((2 * measured.tokens - 16) * SPEED.prefill_token_s)
+    assert ahead == pytest.approx((2 * measured.tokens - 16) * SPEED.prefill_token_s + start_s)
     group.note_taken(BOB.node_id, HAND)
     group.note_taken(BOB.node_id, b"unknown!")
     ahead = of(group.estimate(measured, 1.0), BOB).wait.ahead_s
-    assert ahead == pytest.approx((measured.tokens - 16) * SPEED.prefill_token_s)
+    assert ahead == pytest.approx((measured.tokens - 16) * SPEED.prefill_token_s + start_s)
     group.note_taken(BOB.node_id, OTHER_HAND)
     assert of(group.estimate(measured, 1.0), BOB).wait.total_s == idle
 
