@@ -4,8 +4,6 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export CLOVE_MODELS ?= $(CURDIR)/.models
-# Two at a time; what may not run at the same time is one group (tests/integration/conftest.py).
-TWO    := -n 2 --dist loadgroup
 SOURCES := crypto overlay verify node tests benchmarks deploy docs
 
 .PHONY: demo test test-more test-kills lint check format setup model clean help system bench-forwarding
@@ -39,12 +37,12 @@ demo: model
 
 test: model
 	@$(BIN)/python -m pytest tests/unit tests/vectors tests/simulation -q -n 2
-	@$(BIN)/python -m pytest tests/integration -q $(TWO) -m "not soak and not hundred and not wheel and not js and not models and not upstream"
+	@$(BIN)/python -m pytest tests/integration -q -m "not soak and not hundred and not wheel and not js and not models and not upstream"
 
 # What takes longer or needs more than Python: twenty kills, a clean install of the wheel, a peer in Node.js,
 # a second model, another model server.
 test-more: model
-	@$(BIN)/python -m pytest tests/integration -q $(TWO) -m "soak or wheel or js or models or upstream"
+	@$(BIN)/python -m pytest tests/integration -q -m "soak or wheel or js or models or upstream"
 
 test-kills: model
 	@$(BIN)/python -m pytest tests/integration/test_kills.py -q -m hundred

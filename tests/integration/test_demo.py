@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.testbed import Network, listening_ports
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("networks")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 RELAYS, MODELS = 16, 2
 

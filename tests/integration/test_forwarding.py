@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.testbed import running_network
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("networks")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MODEL = "smollm2-135m"
 SYSTEM = (

@@ -22,7 +22,7 @@ from verify.answer import check_answer
 from verify.receipt import decode_receipt
 from verify.record_codec import decode_record
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("networks")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 HOPS = ("guard", "middle", "proxy")
 QUESTION = "Tell me a short story about a lighthouse keeper."

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.testbed import listening_ports, running_network
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("networks")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 QUESTION = "Name three colours."
 

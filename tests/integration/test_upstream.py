@@ -15,12 +15,7 @@ from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
 from tests.support.real_upstream import ALIAS, NAME, real_upstream
 from tests.support.testbed import running_network
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.upstream,
-    pytest.mark.slow,
-    pytest.mark.xdist_group("networks"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.upstream, pytest.mark.slow]
 
 QUESTION = "Tell me a short story about a lighthouse keeper."
 SOON_S = 15
