@@ -3,12 +3,12 @@
 import json
 import re
 import threading
-import time
 from contextlib import contextmanager
 
 import httpx
 import pytest
 
+from tests.support.looking import look_until
 from tests.support.testbed import running_network
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -34,7 +34,7 @@ LONG_S = 60
 def network(tmp_path_factory):
     with running_network(tmp_path_factory.mktemp("group") / "home", nodes=17, models=4) as running:
         models = [node for node in running.nodes if node["role"] == "model"]
-        until(lambda: all(knows_all(running, node) for node in models), "the group has not met")
+        look_until(lambda: all(knows_all(running, node) for node in models), LONG_S, "the group has not met")
         for node in models:  # what an engine that has read nothing yet says of its speed is a guess
             get_used(running, node)
         yield running
@@ -60,14 +60,6 @@ def streaming(network, node, question, **terms):
         timeout=300,
         trust_env=False,
     )
-
-
-def until(is_so, problem):
-    deadline = time.monotonic() + LONG_S  # noqa: TID251 -- other processes' time
-    while time.monotonic() < deadline:  # noqa: TID251
-        if is_so():
-            return
-    raise AssertionError(problem)
 
 
 def metric(network, node, name):
@@ -118,7 +110,7 @@ def busy(network, node):
         stream.start()
     try:
         # In seconds, as forwarders count: how many tokens that is depends on the machine.
-        until(lambda: ahead_s(network, node) > 3, "the node is not busy")
+        look_until(lambda: ahead_s(network, node) > 3, LONG_S, "the node is not busy")
         yield
     finally:
         done.set()
@@ -129,24 +121,27 @@ def busy(network, node):
 def test_a_conversation_stays_where_its_beginning_is_and_leaves_a_node_that_is_busy(network):
     models = {node["node_id"]: node for node in network.nodes if node["role"] == "model"}
     home = ask(network, QUESTIONS[0])["node"]
-    until(
+    look_until(
         lambda: all(
             any(each["node"] == home and each["cached_tokens"] >= 480 for each in shown["candidates"])
             for shown in (explain(network, node, QUESTIONS[1]) for node in models.values())
         ),
+        LONG_S,
         "the others do not know what the node holds",
     )
     accounts = [ask(network, question) for question in QUESTIONS[1:]]
     assert [account["node"] for account in accounts] == [home] * 3
     assert all(account["cached_tokens"] >= 480 for account in accounts)
     others = [node for node in models.values() if node["node_id"] != home]
-    until(
+    look_until(
         lambda: explain(network, others[0], QUESTIONS[0])["chosen"] == home,
+        LONG_S,
         "it is not seen that the node is free",
     )
     with busy(network, models[home]):
-        until(
+        look_until(
             lambda: all(explain(network, node, QUESTIONS[0])["chosen"] != home for node in models.values()),
+            LONG_S,
             "it is not seen that the node is busy",
         )
         loaded = explain(network, others[0], QUESTIONS[0])

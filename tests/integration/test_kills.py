@@ -5,7 +5,6 @@ import contextlib
 import json
 import random  # noqa: TID251 -- the same moments in every run
 import signal
-import time
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from node.engine.supervisor import Engine
 from node.home import Home
 from node.local_audit import LocalScorer
 from node.testbed import require_record, send_signal, serving_node
+from tests.support.looking import look_until
 from tests.support.testbed import MODELS, running_network
 from verify.answer import check_answer
 from verify.receipt import decode_receipt
@@ -39,17 +39,20 @@ def network(tmp_path_factory):
 
 def await_ready(network, relays):
     """Until the client has all circuits and knows so many relays."""
-    deadline = time.monotonic() + READY_S  # noqa: TID251 -- other processes' time
-    while time.monotonic() < deadline:  # noqa: TID251
-        status = network.api(network.client, "/api/v1/status").json()
-        if (
-            status["readiness"]["ready"]
+
+    def status():
+        return network.api(network.client, "/api/v1/status").json()
+
+    def is_ready():
+        found = status()
+        return (
+            found["readiness"]["ready"]
             and (circuits := len(network.relays_in_use()))
             and circuits % 4 == 0  # a whole set for each model node that was asked lately
-            and status["relays_known"] >= relays
-        ):
-            return
-    raise AssertionError(f"not ready again: {status}")
+            and found["relays_known"] >= relays
+        )
+
+    look_until(is_ready, READY_S, lambda: f"not ready again: {status()}")
 
 
 def stream(network, on_piece, *, at_piece=0, **changes):
@@ -108,14 +111,16 @@ def output_ids(network):
 
 def await_models(network):
     """Until every model node answers prompts, and the client can ask."""
-    deadline = time.monotonic() + READY_S  # noqa: TID251 -- other processes' time
     models = [node for node in network.nodes if node["role"] == "model"]
-    while time.monotonic() < deadline:  # noqa: TID251
-        reports = [network.api(node, "/api/v1/status").json() for node in models]
+
+    def reports():
+        return [network.api(node, "/api/v1/status").json() for node in models]
+
+    def is_ready():
         client = network.api(network.client, "/api/v1/status").json()
-        if client["readiness"]["ready"] and not any(map(is_loading, reports)):
-            return
-    raise AssertionError(f"not serving again: {reports}")
+        return client["readiness"]["ready"] and not any(map(is_loading, reports()))
+
+    look_until(is_ready, READY_S, lambda: f"not serving again: {reports()}")
 
 
 def is_loading(report):
@@ -207,10 +212,7 @@ def test_a_client_that_goes_away_frees_the_model_node(network):
         while "content" not in next(lines):
             pass
         assert serving(network) in (1, 2)  # where it came in and, if it was handed over, where it is answered
-    deadline = time.monotonic() + 10  # noqa: TID251 -- other processes' time
-    while serving(network) and time.monotonic() < deadline:  # noqa: TID251
-        pass
-    assert serving(network) == 0
+    look_until(lambda: serving(network) == 0, 10)
 
 
 def serving(network):

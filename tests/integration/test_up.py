@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from node.clock import monotonic
 from node.home import Home
+from tests.support.looking import look_until
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -47,10 +47,8 @@ def clove(home, *words):
 def running(home):
     with start(home, *RELAY) as daemon:
         try:
-            deadline = monotonic() + START_S
-            while (info := home.daemon()) is None:
-                assert daemon.poll() is None, daemon.communicate()
-                assert monotonic() < deadline
+            info = look_until(lambda: daemon.poll() is not None or home.daemon(), START_S)
+            assert daemon.poll() is None, daemon.communicate()
             yield daemon, info
         finally:
             if daemon.poll() is None:

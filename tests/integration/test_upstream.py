@@ -12,6 +12,7 @@ from node.engine.events import GenerationFinished
 from node.engine.settings import UpstreamModel, UpstreamSettings
 from node.engine.upstream import UpstreamEngine
 from overlay.wire.prompt import ChatMessage, Prompt, SamplerSpec
+from tests.support.looking import look_until
 from tests.support.real_upstream import ALIAS, NAME, real_upstream
 from tests.support.testbed import running_network
 
@@ -111,13 +112,6 @@ def stream(network, on_first):
     return text, last
 
 
-def wait_until(condition, timeout_s):
-    deadline = time.monotonic() + timeout_s  # noqa: TID251 -- other processes' time
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"  # noqa: TID251
-        time.sleep(0.1)
-
-
 def is_offered(network):
     models = network.api(network.client, "/api/v1/models").json()["models"]
     return [(model["alias"], model["numerics_class"]) for model in models] == [(ALIAS, "upstream")]
@@ -161,7 +155,7 @@ def test_a_server_that_dies_ends_the_answer_and_the_offer_until_it_is_back(netwo
     assert text
     assert json.loads(last)["error"]["code"] == "engine_down"
     assert waited_s < SOON_S
-    wait_until(lambda: not is_offered(network), SOON_S)
+    look_until(lambda: not is_offered(network), SOON_S)
     ready = network.api(network.node("model-01"), "/readyz")
     assert ready.status_code == 503
     assert "nothing answers at" in str(ready.json()["reasons"])
@@ -170,6 +164,6 @@ def test_a_server_that_dies_ends_the_answer_and_the_offer_until_it_is_back(netwo
     assert "no node that serves a model is known" in refused.stderr
 
     server.start()
-    wait_until(lambda: is_offered(network), BACK_S)
+    look_until(lambda: is_offered(network), BACK_S)
     assert network.api(network.node("model-01"), "/readyz").status_code == 200
     assert network.json("ask", "--model", ALIAS, "--max-tokens", "8", QUESTION)["text"]
