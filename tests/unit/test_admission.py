@@ -132,7 +132,7 @@ def test_a_load_tells_how_long_the_present_answers_go_on_and_what_reading_beside
     assert load.mixed_tokens == mixed
 
 
-@pytest.mark.parametrize("answer", [1, 4, 8, 40])
+@pytest.mark.parametrize("answer", [1, 4, 8, 12, 40])
 @pytest.mark.parametrize("prompt", [40, 300])
 def test_what_others_predict_of_a_load_is_what_the_scheduler_then_makes_of_it(answer, prompt):
     """A prompt is read 16 tokens at a time while an answer runs, and then the rest at once."""
